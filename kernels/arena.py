@@ -1,0 +1,176 @@
+"""Memory of a network: padded rows, the layer table, sizes of workspaces.
+
+A layer's weight is stored (n_in, n_out) row-major; its rows are padded to a stride
+that is a multiple of 16 elements, so that every row starts a cache line and a register
+tile may read past n_out, and never a multiple of 4 KiB, at which every row would fall
+into the same cache set (measured: 240 → 126–149 GF/s on 2048-wide layers). The bias
+follows as one more row. Padding is zero and stays zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .catalogue import LAYER_COLUMNS, PANEL_WIDTH, ROW_BLOCK
+
+__all__ = [
+    "aligned_zeros",
+    "forward_workspace_size",
+    "layer_table",
+    "panel_size",
+    "row_stride",
+    "training_workspace_size",
+]
+
+ALIGNMENT = 64
+ROW_MULTIPLE = 16
+CACHE_SET_SPAN = 4096
+N_IN, N_OUT = LAYER_COLUMNS.index("N_IN"), LAYER_COLUMNS.index("N_OUT")
+
+
+def row_stride(n_columns: int, itemsize: int) -> int:
+    """Return the padded distance between rows, in elements.
+
+    Parameters
+    ----------
+    n_columns : int
+        Elements in use in a row.
+    itemsize : int
+        Bytes of an element.
+
+    Returns
+    -------
+    int
+        A multiple of 16, at least `n_columns`, never a multiple of 4 KiB.
+    """
+    stride = -(-n_columns // ROW_MULTIPLE) * ROW_MULTIPLE
+    if stride and stride * itemsize % CACHE_SET_SPAN == 0:
+        stride += ROW_MULTIPLE
+    return stride
+
+
+def aligned_zeros(n: int, dtype: np.dtype | type | str) -> np.ndarray:
+    """Return a 1-D array of `n` zeros that starts a cache line (64 bytes).
+
+    Parameters
+    ----------
+    n : int
+        Number of elements.
+    dtype : numpy.dtype or type or str
+        Type of an element.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n,)
+        A view into a slightly larger buffer.
+    """
+    dtype = np.dtype(dtype)
+    buffer = np.zeros(n * dtype.itemsize + ALIGNMENT, dtype=np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + n * dtype.itemsize].view(dtype)
+
+
+def layer_table(
+    sizes: Sequence[tuple[int, int]], activations: Sequence[int], itemsize: int
+) -> tuple[np.ndarray, int]:
+    """Place dense layers one after the other in an arena.
+
+    Parameters
+    ----------
+    sizes : sequence of (n_in, n_out)
+        Sizes of the layers, from input to output.
+    activations : sequence of int
+        Code of each layer's activation.
+    itemsize : int
+        Bytes of an element.
+
+    Returns
+    -------
+    layers : numpy.ndarray of int64, shape (n_layers, 6)
+        One row a layer, columns as in :data:`fastmlp.kernels.catalogue.LAYER_COLUMNS`.
+    n_elements : int
+        Length of the arena.
+    """
+    layers = np.zeros((len(sizes), len(LAYER_COLUMNS)), dtype=np.int64)
+    offset = 0
+    for row, (n_in, n_out), activation in zip(layers, sizes, activations, strict=True):
+        stride = row_stride(n_out, itemsize)
+        bias = offset + n_in * stride
+        row[:] = n_in, n_out, offset, stride, bias, activation
+        offset = bias + stride
+    return layers, offset
+
+
+def panel_size(depth: int, n_threads: int = 1) -> int:
+    """Return the elements of workspace that a dense kernel packs its panels into.
+
+    Parameters
+    ----------
+    depth : int
+        Length of the contraction: n_in forward, n_out for BP2, n_samples for BP4.
+    n_threads : int
+        Threads that run the kernel.
+
+    Returns
+    -------
+    int
+        Elements of the network's dtype.
+    """
+    return n_threads * depth * PANEL_WIDTH
+
+
+def forward_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
+    """Return the elements of workspace of `network_forward`, bounded for any `n_rows`.
+
+    Parameters
+    ----------
+    layers : numpy.ndarray of int64, shape (n_layers, 6)
+        The network.
+    n_rows : int
+        Samples in the call.
+    itemsize : int
+        Bytes of an element.
+    n_threads : int
+        Threads that run the kernel.
+
+    Returns
+    -------
+    int
+        Two activations of a row block and one packed panel for each thread.
+    """
+    stride = row_stride(int(layers[:, N_OUT].max()), itemsize)
+    return n_threads * (
+        2 * min(n_rows, ROW_BLOCK) * stride + panel_size(int(layers[:, N_IN].max()))
+    )
+
+
+def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
+    """Return the elements of workspace of the other network kernels.
+
+    Parameters
+    ----------
+    layers : numpy.ndarray of int64, shape (n_layers, 6)
+        The network.
+    n_rows : int
+        Samples of the largest batch.
+    itemsize : int
+        Bytes of an element.
+    n_threads : int
+        Threads that run the kernel.
+
+    Returns
+    -------
+    int
+        The gathered batch, the activation and δ of every layer, the loss of each
+        sample, and for each thread one packed panel or the workspace of a forward
+        pass, whichever is larger.
+    """
+    strides = [row_stride(int(n), itemsize) for n in layers[:, N_OUT]]
+    of_a_row = row_stride(int(layers[0, N_IN]), itemsize) + 2 * sum(strides) + 1
+    depth = max(int(layers[:, : N_OUT + 1].max()), n_rows)
+    scratch = max(
+        panel_size(depth, n_threads), forward_workspace_size(layers, n_rows, itemsize, n_threads)
+    )
+    return n_rows * of_a_row + ROW_MULTIPLE * (len(layers) + 2) * 2 + scratch

@@ -1,0 +1,783 @@
+"""The meaning of every kernel, in readable NumPy equations.
+
+This is the ``numpy`` backend: the oracle of the tests and the baseline of the
+benchmarks. The Numba and Cython backends have the same functions with the same
+arguments and the same results up to rounding, NaN and ±inf included.
+
+Conventions
+-----------
+Arrays of one call share one dtype, float32 or float64, and have a unit stride along
+the last axis; rows may be any distance apart. Shapes are not checked. Inputs are only
+read. Outputs and workspaces come from the caller, and an output overlaps no input
+unless a docstring says so. Rows are samples: ``x`` is (n_samples, n_in), ``weight`` is
+stored (n_in, n_out), so z = x·weight + bias. Kernels named ``…_single`` take one
+sample as vectors. ``n_threads`` changes the time, never a bit of the result.
+
+Symbols are the lecture's: z = Wa + b, a = σ(z), δ = ∂L/∂z, and the four equations
+
+- BP1: δᴸ = ∂L/∂aᴸ ⊙ σ'(zᴸ)
+- BP2: δˡ = (Wˡ⁺¹)ᵀ δˡ⁺¹ ⊙ σ'(zˡ)
+- BP3: ∂L/∂b = Σᵢ δᵢ
+- BP4: ∂L/∂W = Σᵢ δᵢ aᵢᵀ
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .catalogue import CODES
+
+__all__ = [
+    "activation_backward",
+    "activation_forward",
+    "dense_backward_input",
+    "dense_backward_input_single",
+    "dense_backward_weight",
+    "dense_backward_weight_single",
+    "dense_forward",
+    "dense_forward_single",
+    "loss_backward",
+    "loss_forward",
+    "network_difference_gradient",
+    "network_forward",
+    "network_gradient",
+    "network_loss",
+    "network_train",
+    "optimizer_step",
+    "softmax_forward",
+]
+
+Array = NDArray[np.floating]
+Indices = NDArray[np.int64]
+
+
+# --- Scalar functions: one for σ and one for grad · σ', one for L and one for ∂L/∂o ------
+
+
+def _sigmoid(z: Array) -> Array:
+    small = np.exp(-np.abs(z))
+    return np.where(z < 0, small, 1) / (1 + small)
+
+
+ACTIVATION_VALUES = {
+    CODES["IDENTITY"]: lambda z, alpha: z,
+    CODES["RELU"]: lambda z, alpha: np.maximum(z, 0),
+    CODES["LEAKY_RELU"]: lambda z, alpha: np.where(z > 0, z, alpha * z),
+    CODES["SIGMOID"]: lambda z, alpha: _sigmoid(z),
+    CODES["TANH"]: lambda z, alpha: np.tanh(z),
+}
+
+ACTIVATION_GRADIENTS = {
+    CODES["IDENTITY"]: lambda y, grad, alpha: grad,
+    CODES["RELU"]: lambda y, grad, alpha: np.where(y > 0, grad, 0),
+    CODES["LEAKY_RELU"]: lambda y, grad, alpha: np.where(y > 0, grad, alpha * grad),
+    CODES["SIGMOID"]: lambda y, grad, alpha: grad * (y * (1 - y)),
+    CODES["TANH"]: lambda y, grad, alpha: grad * (1 - y * y),
+}
+
+
+def _log_sum_exp(output: Array) -> Array:
+    highest = output.max(axis=1, keepdims=True, initial=-np.inf)
+    return highest + np.log(np.exp(output - highest).sum(axis=1, keepdims=True))
+
+
+def _cross_entropy(output: Array, target: Array) -> Array:
+    # A class of probability 0 costs nothing, even where its logit is −inf.
+    log_softmax = output - _log_sum_exp(output)
+    return -np.where(target == 0, 0, target * log_softmax).sum(axis=1)
+
+
+def _binary_cross_entropy(output: Array, target: Array) -> Array:
+    cost = np.maximum(output, 0) - output * target + np.log1p(np.exp(-np.abs(output)))
+    return cost.mean(axis=1)
+
+
+LOSS_VALUES = {
+    CODES["QUADRATIC"]: lambda o, t: 0.5 * np.square(o - t).sum(axis=1),
+    CODES["MSE"]: lambda o, t: np.square(o - t).mean(axis=1),
+    CODES["CROSS_ENTROPY"]: _cross_entropy,
+    CODES["BINARY_CROSS_ENTROPY"]: _binary_cross_entropy,
+}
+
+LOSS_GRADIENTS = {
+    CODES["QUADRATIC"]: lambda o, t: o - t,
+    CODES["MSE"]: lambda o, t: 2 / o.shape[1] * (o - t),
+    # Σⱼ tⱼ = 1 for probabilities; keeping the sum makes the gradient exact for any row.
+    CODES["CROSS_ENTROPY"]: lambda o, t: (
+        t.sum(axis=1, keepdims=True) * np.exp(o - _log_sum_exp(o)) - t
+    ),
+    CODES["BINARY_CROSS_ENTROPY"]: lambda o, t: (_sigmoid(o) - t) / o.shape[1],
+}
+
+
+def _as_values(target: Array, labels: Indices, like: Array) -> Array:
+    """Return the target as rows: `target` itself, or one-hot rows of `labels`."""
+    if not labels.size:
+        return target
+    one_hot = np.zeros_like(like)
+    one_hot[np.arange(labels.size), labels] = 1
+    return one_hot
+
+
+def _sample_shares(sample_weight: Array, n_samples: int, dtype: np.dtype) -> Array:
+    """Return wᵢ / Σw, all equal for an empty `sample_weight`, all 0 where Σw = 0."""
+    if not sample_weight.size:
+        return np.full(n_samples, 1 / max(n_samples, 1), dtype)
+    total = sample_weight.sum(dtype=np.float64)
+    share = 1 / total if total != 0 else 0.0
+    return (sample_weight * share).astype(dtype)
+
+
+# --- Layer kernels ------------------------------------------------------------------------
+
+
+def activation_forward(z: Array, activation: int, alpha: float, out: Array) -> None:
+    """Apply an activation to every element: a = σ(z).
+
+    Parameters
+    ----------
+    z : array of shape (n_samples, n_out)
+        Pre-activations.
+    activation : int
+        Code of σ, from :data:`fastmlp.kernels.catalogue.ACTIVATIONS`.
+    alpha : float
+        Parameter of σ; ignored by those that have none.
+    out : array of shape (n_samples, n_out)
+        Receives a. May be `z` itself.
+    """
+    out[...] = ACTIVATION_VALUES[activation](z, z.dtype.type(alpha))
+
+
+def activation_backward(y: Array, grad: Array, activation: int, alpha: float, out: Array) -> None:
+    """Multiply a gradient by the activation's derivative: grad ⊙ σ' (the right of BP1, BP2).
+
+    Where σ' is exactly 0 for piecewise linear activations the result is 0, whatever
+    `grad` holds: a unit that is off passes nothing on.
+
+    Parameters
+    ----------
+    y : array of shape (n_samples, n_out)
+        Outputs of the activation.
+    grad : array of shape (n_samples, n_out)
+        ∂L/∂a.
+    activation : int
+        Code of σ.
+    alpha : float
+        Parameter of σ.
+    out : array of shape (n_samples, n_out)
+        Receives ∂L/∂z. May be `grad` itself.
+    """
+    out[...] = ACTIVATION_GRADIENTS[activation](y, grad, y.dtype.type(alpha))
+
+
+def softmax_forward(z: Array, out: Array) -> None:
+    """Turn logits into probabilities: exp(zⱼ) / Σₖ exp(zₖ) in each row.
+
+    Parameters
+    ----------
+    z : array of shape (n_samples, n_out)
+        Logits.
+    out : array of shape (n_samples, n_out)
+        Receives the probabilities. May be `z` itself.
+    """
+    out[...] = np.exp(z - _log_sum_exp(z))
+
+
+def dense_forward(
+    x: Array,
+    weight: Array,
+    bias: Array,
+    activation: int,
+    alpha: float,
+    out: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> None:
+    """Run one dense layer on a batch: a = σ(x·weight + bias).
+
+    Parameters
+    ----------
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    weight : array of shape (n_in, n_out)
+        Weights, stored input by output.
+    bias : array of shape (n_out,)
+        Biases.
+    activation : int
+        Code of σ.
+    alpha : float
+        Parameter of σ.
+    out : array of shape (n_samples, n_out)
+        Receives a.
+    workspace : array of shape (panel_size(n_in, n_threads),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    activation_forward(x @ weight + bias, activation, alpha, out)
+
+
+def dense_forward_single(
+    x: Array, weight: Array, bias: Array, activation: int, alpha: float, out: Array
+) -> None:
+    """Run one dense layer on one sample: a = σ(x·weight + bias).
+
+    Parameters
+    ----------
+    x : array of shape (n_in,)
+        Input.
+    weight : array of shape (n_in, n_out)
+        Weights, stored input by output.
+    bias : array of shape (n_out,)
+        Biases.
+    activation : int
+        Code of σ.
+    alpha : float
+        Parameter of σ.
+    out : array of shape (n_out,)
+        Receives a.
+    """
+    activation_forward(x @ weight + bias, activation, alpha, out)
+
+
+def dense_backward_input(
+    delta: Array,
+    weight: Array,
+    y: Array,
+    activation: int,
+    alpha: float,
+    out: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> None:
+    """Carry δ down one layer: δ·weightᵀ ⊙ σ' (BP2).
+
+    Parameters
+    ----------
+    delta : array of shape (n_samples, n_out)
+        δ of this layer.
+    weight : array of shape (n_in, n_out)
+        Weights of this layer.
+    y : array of shape (n_samples, n_in)
+        Outputs of the layer below, this layer's inputs.
+    activation : int
+        Code of σ of the layer below.
+    alpha : float
+        Parameter of σ.
+    out : array of shape (n_samples, n_in)
+        Receives δ of the layer below.
+    workspace : array of shape (panel_size(n_out, n_threads),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    activation_backward(y, delta @ weight.T, activation, alpha, out)
+
+
+def dense_backward_input_single(
+    delta: Array, weight: Array, y: Array, activation: int, alpha: float, out: Array
+) -> None:
+    """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2).
+
+    Parameters
+    ----------
+    delta : array of shape (n_out,)
+        δ of this layer.
+    weight : array of shape (n_in, n_out)
+        Weights of this layer.
+    y : array of shape (n_in,)
+        Output of the layer below.
+    activation : int
+        Code of σ of the layer below.
+    alpha : float
+        Parameter of σ.
+    out : array of shape (n_in,)
+        Receives δ of the layer below.
+    """
+    activation_backward(y, weight @ delta, activation, alpha, out)
+
+
+def dense_backward_weight(
+    x: Array,
+    delta: Array,
+    grad_weight: Array,
+    grad_bias: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> None:
+    """Sum a batch's gradient of one layer: xᵀ·δ (BP4) and Σᵢ δᵢ (BP3).
+
+    Parameters
+    ----------
+    x : array of shape (n_samples, n_in)
+        Inputs of the layer.
+    delta : array of shape (n_samples, n_out)
+        δ of the layer, with the factors of the mean already in it.
+    grad_weight : array of shape (n_in, n_out)
+        Receives ∂L/∂W, stored as the weight is.
+    grad_bias : array of shape (n_out,)
+        Receives ∂L/∂b.
+    workspace : array of shape (panel_size(n_samples, n_threads),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    grad_weight[...] = x.T @ delta
+    grad_bias[...] = delta.sum(axis=0)
+
+
+def dense_backward_weight_single(
+    x: Array, delta: Array, grad_weight: Array, grad_bias: Array
+) -> None:
+    """Form one sample's gradient of one layer: x δᵀ (BP4) and δ (BP3).
+
+    Parameters
+    ----------
+    x : array of shape (n_in,)
+        Input of the layer.
+    delta : array of shape (n_out,)
+        δ of the layer.
+    grad_weight : array of shape (n_in, n_out)
+        Receives ∂L/∂W, stored as the weight is.
+    grad_bias : array of shape (n_out,)
+        Receives ∂L/∂b.
+    """
+    np.multiply(x[:, None], delta[None, :], out=grad_weight)
+    grad_bias[...] = delta
+
+
+def loss_forward(output: Array, target: Array, labels: Indices, loss: int, out: Array) -> None:
+    """Compute the loss of each sample.
+
+    Parameters
+    ----------
+    output : array of shape (n_samples, n_out)
+        Outputs of the network.
+    target : array of shape (n_samples, n_out)
+        Values or probabilities; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample in [0, n_out), for cross-entropy; empty if `target` counts.
+    loss : int
+        Code of L, from :data:`fastmlp.kernels.catalogue.LOSSES`.
+    out : array of shape (n_samples,)
+        Receives L of each sample.
+    """
+    out[...] = LOSS_VALUES[loss](output, _as_values(target, labels, output))
+
+
+def loss_backward(
+    output: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    out: Array,
+) -> None:
+    """Differentiate the batch's mean loss by the outputs: wᵢ/Σw · ∂Lᵢ/∂oᵢ.
+
+    Parameters
+    ----------
+    output : array of shape (n_samples, n_out)
+        Outputs of the network.
+    target : array of shape (n_samples, n_out)
+        Values or probabilities; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, finite and not negative; empty for equal weights. Where
+        they sum to 0 the gradient is 0.
+    loss : int
+        Code of L.
+    out : array of shape (n_samples, n_out)
+        Receives ∂(mean loss)/∂output.
+    """
+    share = _sample_shares(sample_weight, len(output), output.dtype)
+    slope = LOSS_GRADIENTS[loss](output, _as_values(target, labels, output))
+    out[...] = np.where(share[:, None] == 0, 0, share[:, None] * slope)
+
+
+def optimizer_step(
+    parameters: Array,
+    grad: Array,
+    state: Array,
+    optimizer: int,
+    coefficients: NDArray[np.float64],
+    n_threads: int = 1,
+) -> None:
+    """Update parameters in place by one step of an optimizer.
+
+    Parameters
+    ----------
+    parameters : array of shape (n,)
+        θ, updated in place.
+    grad : array of shape (n,)
+        ∂L/∂θ.
+    state : array of shape (n_state, n)
+        What the optimizer remembers of each parameter, updated in place.
+    optimizer : int
+        Code of the recurrence, from :data:`fastmlp.kernels.catalogue.OPTIMIZERS`.
+    coefficients : array of float64, shape (n_coefficients,)
+        Scalars of this step, in the order of the optimizer's row; used in the dtype of
+        the parameters.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    OPTIMIZER_STEPS[optimizer](
+        parameters, grad, state, *coefficients.astype(parameters.dtype, copy=False)
+    )
+
+
+def _sgd(theta: Array, grad: Array, state: Array, learning_rate: float, decay: float) -> None:
+    theta -= learning_rate * (grad + decay * theta)
+
+
+def _momentum(
+    theta: Array, grad: Array, state: Array, learning_rate: float, decay: float, momentum: float
+) -> None:
+    (velocity,) = state
+    velocity[...] = momentum * velocity - learning_rate * (grad + decay * theta)
+    theta += velocity
+
+
+def _adam(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    learning_rate: float,
+    decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    correction1: float,
+    correction2: float,
+) -> None:
+    first, second = state
+    grad = grad + decay * theta
+    first[...] = beta1 * first + (1 - beta1) * grad
+    second[...] = beta2 * second + (1 - beta2) * (grad * grad)
+    theta -= learning_rate / correction1 * first / (np.sqrt(second / correction2) + eps)
+
+
+OPTIMIZER_STEPS = {
+    CODES["SGD"]: _sgd,
+    CODES["MOMENTUM"]: _momentum,
+    CODES["ADAM"]: _adam,
+}
+
+
+# --- Network kernels: the layer kernels in sequence ---------------------------------------
+
+
+def _layer_views(layers: Indices, arena: Array) -> Iterator[tuple[Array, Array, int]]:
+    """Yield weight (n_in, n_out), bias (n_out,) and activation code of each layer."""
+    for n_in, n_out, start, stride, bias, activation in layers:
+        block = arena[start : start + n_in * stride].reshape(n_in, stride)
+        yield block[:, :n_out], arena[bias : bias + n_out], activation
+
+
+def _activations(layers: Indices, alphas: Array, parameters: Array, x: Array) -> list[Array]:
+    """Return x and the output of every layer."""
+    outputs = [x]
+    views = _layer_views(layers, parameters)
+    for (weight, bias, activation), alpha in zip(views, alphas, strict=True):
+        z = outputs[-1] @ weight + bias
+        activation_forward(z, activation, alpha, z)
+        outputs.append(z)
+    return outputs
+
+
+def network_forward(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    out: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> None:
+    """Run the whole network forward: aˡ = σ(Wˡaˡ⁻¹ + bˡ) for every layer.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table, from :func:`fastmlp.kernels.arena.layer_table`.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    out : array of shape (n_samples, n_out)
+        Receives the outputs of the last layer.
+    workspace : array of shape (forward_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    out[...] = _activations(layers, alphas, parameters, x)[-1]
+
+
+def network_loss(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    workspace: Array,
+    n_threads: int = 1,
+) -> float:
+    """Return the mean loss of a batch, Σᵢ wᵢ Lᵢ / Σw: the empirical risk.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_out)
+        Values or probabilities; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights.
+    loss : int
+        Code of L.
+    workspace : array of shape (training_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+
+    Returns
+    -------
+    float
+        The mean, summed in float64 in the order of the samples; 0 for no samples or
+        where the weights sum to 0.
+    """
+    output = _activations(layers, alphas, parameters, x)[-1]
+    return _mean_loss(output, target, labels, sample_weight, loss)
+
+
+def _mean_loss(
+    output: Array, target: Array, labels: Indices, sample_weight: Array, loss: int
+) -> float:
+    each = np.empty(len(output), output.dtype)
+    loss_forward(output, target, labels, loss, each)
+    share = _sample_shares(sample_weight.astype(np.float64), len(output), np.dtype(np.float64))
+    return float(np.where(share == 0, 0, share * each).sum())
+
+
+def network_gradient(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    grad: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> float:
+    """Return the mean loss of a batch and store its gradient: backpropagation, BP1–BP4.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_out)
+        Values or probabilities; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights.
+    loss : int
+        Code of L.
+    grad : array of shape (n_elements,)
+        Receives the gradient, laid out as the arena; its padding is left alone.
+    workspace : array of shape (training_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+
+    Returns
+    -------
+    float
+        The mean loss, as from :func:`network_loss`.
+    """
+    outputs = _activations(layers, alphas, parameters, x)
+    delta = np.empty_like(outputs[-1])
+    loss_backward(outputs[-1], target, labels, sample_weight, loss, delta)
+    activation_backward(outputs[-1], delta, layers[-1][CODES["ACTIVATION"]], alphas[-1], delta)
+    weights = [weight for weight, _, _ in _layer_views(layers, parameters)]
+    gradients = list(_layer_views(layers, grad))
+    for index in reversed(range(len(layers))):
+        grad_weight, grad_bias, _ = gradients[index]
+        dense_backward_weight(outputs[index], delta, grad_weight, grad_bias, workspace)
+        if index:
+            delta_below = delta @ weights[index].T
+            activation = layers[index - 1][CODES["ACTIVATION"]]
+            activation_backward(
+                outputs[index], delta_below, activation, alphas[index - 1], delta_below
+            )
+            delta = delta_below
+    return _mean_loss(outputs[-1], target, labels, sample_weight, loss)
+
+
+def network_difference_gradient(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    indices: Indices,
+    steps: Array,
+    central: bool,
+    out: NDArray[np.float64],
+    workspace: Array,
+) -> None:
+    """Estimate ∂L/∂θ by finite differences, one or two forward passes for each weight.
+
+    Central: (L(θ + h) − L(θ − h)) / 2h, error O(h²). Forward: (L(θ + h) − L(θ)) / h,
+    error O(h). The divisor is the distance of the two points as rounded.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena; each entry is moved and put back exactly, so pass a copy where others
+        may read it meanwhile.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_out)
+        Values or probabilities; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights.
+    loss : int
+        Code of L.
+    indices : array of int64, shape (n,)
+        Elements of the arena to differentiate by.
+    steps : array of shape (n,)
+        h of each, not 0.
+    central : bool
+        Central differences, else forward.
+    out : array of float64, shape (n,)
+        Receives the estimates.
+    workspace : array of shape (training_workspace_size(...),)
+        Overwritten.
+    """
+
+    def risk() -> float:
+        return network_loss(
+            layers, alphas, parameters, x, target, labels, sample_weight, loss, workspace
+        )
+
+    here = 0.0 if central else risk()
+    for position, (index, step) in enumerate(zip(indices, steps, strict=True)):
+        value = parameters[index]
+        above = below = value
+        above = parameters[index] = value + step
+        loss_above, loss_below = risk(), here
+        if central:
+            below = parameters[index] = value - step
+            loss_below = risk()
+        parameters[index] = value
+        out[position] = (loss_above - loss_below) / (float(above) - float(below))
+
+
+def network_train(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    state: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    order: Indices,
+    batch_size: int,
+    loss: int,
+    optimizer: int,
+    coefficients: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    workspace: Array,
+    n_threads: int = 1,
+) -> None:
+    """Run a sequence of mini-batch steps: gather, forward, loss, backward, update.
+
+    Step k uses the samples ``order[k * batch_size : (k + 1) * batch_size]``; the last
+    batch may be shorter.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena, updated in place.
+    state : array of shape (n_state, n_elements)
+        State of the optimizer, updated in place.
+    x : array of shape (n_samples, n_in)
+        Inputs of all samples.
+    target : array of shape (n_samples, n_out)
+        Values or probabilities; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    order : array of int64, shape (n_visits,)
+        Samples to visit, in order; a sample may occur any number of times.
+    batch_size : int
+        Samples of a step, at least 1.
+    loss : int
+        Code of L.
+    optimizer : int
+        Code of the recurrence.
+    coefficients : array of float64, shape (n_steps, n_coefficients)
+        Scalars of each step, n_steps = ⌈n_visits / batch_size⌉.
+    losses : array of float64, shape (n_steps,)
+        Receives the mean loss of each batch, before its update.
+    workspace : array of shape (training_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    grad = np.zeros_like(parameters)
+    no_weights = np.empty(0, parameters.dtype)
+    for step in range(len(losses)):
+        batch = order[step * batch_size : (step + 1) * batch_size]
+        losses[step] = network_gradient(
+            layers,
+            alphas,
+            parameters,
+            x[batch],
+            target[batch] if not labels.size else target,
+            labels[batch] if labels.size else labels,
+            no_weights,
+            loss,
+            grad,
+            workspace,
+        )
+        optimizer_step(parameters, grad, state, optimizer, coefficients[step])
