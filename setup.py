@@ -27,6 +27,7 @@ KERNELS = Path(__file__).parent / "kernels"
 FLAGS = [
     "-std=c++17",
     "-O3",
+    "-g0",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=fast",
@@ -41,6 +42,14 @@ if platform.machine().lower() in {"x86_64", "amd64"}:
         "v3": ["-march=x86-64-v3"],
         "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     }
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "wraparound": False,
+}
 
 NO_COMPILER = """
 The compiled kernels could not be built: {error}
@@ -119,7 +128,7 @@ def main() -> None:
 
         write_codes()
         options["ext_modules"] = cythonize(
-            extensions(), compiler_directives={"language_level": 3}, include_path=["kernels"]
+            extensions(), compiler_directives=DIRECTIVES, include_path=["kernels"]
         )
     setup(**options)
 

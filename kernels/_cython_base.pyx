@@ -1,0 +1,3 @@
+"""The Cython backend for any processor."""
+
+include "_cython_body.pxi"

@@ -1,0 +1,460 @@
+# The whole network, made of the layer kernels: forward, and training steps.
+#
+# A team of threads executes the same code. Forward, loss and BP2 need only a sample's own
+# row, so each thread takes its rows through all layers without meeting the others; the
+# update (BP3, BP4) sums over rows, so each thread takes its tiles of every layer's weights.
+# Two barriers a step stand where rows and columns meet.
+
+cdef enum:
+    LAYER_FIELDS = 6
+    ROW_MULTIPLE = 16
+    CACHE_SET_SPAN = 4096
+
+
+cdef struct Network:
+    Py_ssize_t n_layers
+    const int64_t* table
+    const double* alphas
+    void* parameters
+
+
+cdef struct Data:  # the samples of a call
+    Matrix x
+    Matrix target
+    const int64_t* labels  # NULL where the target's values count
+    const int64_t* order  # NULL for the rows as they lie
+    const void* sample_weight  # NULL for equal weights
+    double share  # of a weight of 1 in the mean: 1 / Σw
+    int loss
+
+
+cdef struct Step:  # what becomes of a batch's gradient, and of its loss
+    void* parameters
+    void* state
+    Py_ssize_t slot
+    int optimizer
+    const void* coefficients
+    double* mean
+
+
+cdef struct Run:  # a sequence of steps
+    Py_ssize_t n_visits
+    Py_ssize_t batch_size
+    Py_ssize_t n_coefficients
+    const double* coefficients
+    double* means
+
+
+cdef inline Py_ssize_t padded(Py_ssize_t n, floating* kind) noexcept nogil:
+    """Return a row's stride in the workspace, by the rule of arena.row_stride."""
+    cdef Py_ssize_t stride = ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
+    if stride and stride * sizeof(floating) % CACHE_SET_SPAN == 0:
+        stride += ROW_MULTIPLE
+    return stride
+
+
+cdef inline Matrix matrix_at(
+    void* arena, Py_ssize_t offset, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t stride,
+    floating* kind,
+) noexcept nogil:
+    """Return a matrix of padded rows in an arena or a workspace."""
+    cdef Matrix matrix
+    matrix.data = <floating*> arena + offset
+    matrix.rows, matrix.columns, matrix.stride, matrix.readable = rows, columns, stride, stride
+    return matrix
+
+
+cdef inline const int64_t* layer_of(const Network* net, Py_ssize_t index) noexcept nogil:
+    return net.table + index * LAYER_FIELDS
+
+
+cdef inline Matrix weight_in(const int64_t* layer, void* arena, floating* kind) noexcept nogil:
+    return matrix_at(arena, layer[WEIGHT], layer[N_IN], layer[N_OUT], layer[STRIDE], kind)
+
+
+cdef inline Matrix bias_in(const int64_t* layer, void* arena, floating* kind) noexcept nogil:
+    return matrix_at(arena, layer[BIAS], 1, layer[N_OUT], layer[STRIDE], kind)
+
+
+cdef inline void forward_layer(
+    const Network* net, Py_ssize_t index, Matrix x, Matrix out, floating* panel, bint single
+) noexcept nogil:
+    """Run a layer on rows of one thread."""
+    cdef const int64_t* layer = layer_of(net, index)
+    cdef Matrix weight = weight_in(layer, net.parameters, panel)
+    cdef Matrix bias = bias_in(layer, net.parameters, panel)
+    cdef floating alpha = <floating> net.alphas[index]
+    if single:
+        forward_single(
+            <const floating*> x.data, weight, bias, layer[ACTIVATION], alpha, <floating*> out.data
+        )
+    else:
+        forward_tiles(x, weight, bias, layer[ACTIVATION], alpha, out, panel, 0, 1)
+
+
+# --- Forward: blocks of rows go through all layers ----------------------------------------
+
+cdef void forward_blocks(
+    const Network* net, Matrix x, Matrix out, floating* workspace, int thread, int n_threads
+) noexcept nogil:
+    """Run this thread's blocks of rows forward, with two activations in the workspace."""
+    cdef Py_ssize_t blocks = ceil_divide(ceil_divide(x.rows, ROW_BLOCK), n_threads) * n_threads
+    cdef Py_ssize_t widest = 0, deepest = 0, block, first, last, index, n_out, activation_size
+    cdef Matrix source, sink
+    for index in range(net.n_layers):
+        widest = max(widest, layer_of(net, index)[N_OUT])
+        deepest = max(deepest, layer_of(net, index)[N_IN])
+    activation_size = min(x.rows, ROW_BLOCK) * padded(widest, workspace)
+    workspace += thread * (2 * activation_size + deepest * PANEL_WIDTH)
+    for block in range(blocks * thread // n_threads, blocks * (thread + 1) // n_threads):
+        first, last = x.rows * block // blocks, x.rows * (block + 1) // blocks
+        if first == last:
+            continue
+        source = rows_between(x, first, last, workspace)
+        for index in range(net.n_layers):
+            n_out = layer_of(net, index)[N_OUT]
+            if index == net.n_layers - 1:
+                sink = rows_between(out, first, last, workspace)
+            else:
+                sink = matrix_at(
+                    workspace, index % 2 * activation_size, last - first, n_out,
+                    padded(n_out, workspace), workspace,
+                )
+            forward_layer(
+                net, index, source, sink, workspace + 2 * activation_size, x.rows == 1
+            )
+            source = sink
+
+
+cdef void forward_team(
+    const Network* net, Matrix x, Matrix out, floating* workspace, int n_threads
+) noexcept nogil:
+    """Run all rows forward."""
+    if n_threads == 1:
+        forward_blocks(net, x, out, workspace, 0, 1)
+    else:
+        with parallel(num_threads=n_threads):
+            forward_blocks(net, x, out, workspace, threadid(), team_size())
+
+
+# --- The loss of a batch ------------------------------------------------------------------
+
+cdef inline Py_ssize_t sample_of(const Data* batch, Py_ssize_t row) noexcept nogil:
+    return batch.order[row] if batch.order is not NULL else row
+
+
+cdef inline Py_ssize_t label_of(const Data* batch, Py_ssize_t row) noexcept nogil:
+    return batch.labels[sample_of(batch, row)] if batch.labels is not NULL else 0
+
+
+cdef inline const floating* target_of(
+    const Data* batch, Py_ssize_t row, floating* kind
+) noexcept nogil:
+    if batch.labels is not NULL:
+        return NULL
+    return <const floating*> batch.target.data + sample_of(batch, row) * batch.target.stride
+
+
+cdef inline double share_of(const Data* batch, Py_ssize_t row, floating* kind) noexcept nogil:
+    """Return a row's part of the mean loss, wᵢ / Σw."""
+    if batch.sample_weight is NULL:
+        return batch.share
+    return (<const floating*> batch.sample_weight)[row] * batch.share
+
+
+cdef inline double share_of_one(const Data* batch, floating* kind) noexcept nogil:
+    """Return 1 / Σw, or 0 where that is no number."""
+    cdef double total = 0
+    cdef Py_ssize_t row
+    if batch.sample_weight is NULL:
+        total = <double> batch.x.rows
+    else:
+        for row in range(batch.x.rows):
+            total += (<const floating*> batch.sample_weight)[row]
+    return 1 / total if total != 0 else 0
+
+
+cdef void losses_of_rows(const Data* batch, Matrix output, floating* out) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(output.rows):
+        out[row] = loss_value(
+            <const floating*> output.data + row * output.stride, target_of(batch, row, out),
+            label_of(batch, row), output.columns, batch.loss,
+        )
+
+
+cdef void loss_gradients_of_rows(
+    const Data* batch, Matrix output, Matrix out, floating* kind
+) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(output.rows):
+        loss_gradient(
+            <const floating*> output.data + row * output.stride, target_of(batch, row, kind),
+            label_of(batch, row), output.columns, batch.loss,
+            <floating> share_of(batch, row, kind), <floating*> out.data + row * out.stride,
+        )
+
+
+cdef double mean_loss(const Data* batch, floating* losses) noexcept nogil:
+    """Sum the losses of the rows in their order, whoever computed them."""
+    cdef Py_ssize_t row
+    cdef double total = 0, share
+    for row in range(batch.x.rows):
+        share = share_of(batch, row, losses)
+        if share != 0:
+            total += share * losses[row]
+    return total
+
+
+cdef double batch_loss(
+    const Network* net, const Data* batch, floating* workspace, int n_threads
+) noexcept nogil:
+    """Run a batch forward and return its mean loss."""
+    cdef Py_ssize_t n = batch.x.rows, n_out = layer_of(net, net.n_layers - 1)[N_OUT]
+    cdef Matrix output = matrix_at(workspace, 0, n, n_out, padded(n_out, workspace), workspace)
+    cdef floating* losses = workspace + n * output.stride
+    cdef floating* scratch = losses + ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
+    forward_team(net, batch.x, output, scratch, n_threads)
+    losses_of_rows(batch, output, losses)
+    return mean_loss(batch, losses)
+
+
+cdef void difference_gradient(
+    const Network* net,
+    const Data* batch,
+    const int64_t* indices,
+    const floating* steps,
+    Py_ssize_t n,
+    bint central,
+    double* out,
+    floating* workspace,
+) noexcept nogil:
+    """Move each parameter, see what the loss does, and put it back."""
+    cdef Py_ssize_t position
+    cdef floating* theta
+    cdef floating here, above, below
+    cdef double loss_above, loss_below, loss_here = 0
+    if not central:
+        loss_here = batch_loss(net, batch, workspace, 1)
+    for position in range(n):
+        theta = <floating*> net.parameters + indices[position]
+        here = theta[0]
+        above, below, loss_below = here + steps[position], here, loss_here
+        theta[0] = above
+        loss_above = batch_loss(net, batch, workspace, 1)
+        if central:
+            below = here - steps[position]
+            theta[0] = below
+            loss_below = batch_loss(net, batch, workspace, 1)
+        theta[0] = here
+        out[position] = (loss_above - loss_below) / (<double> above - <double> below)
+
+
+# --- A training step: forward, loss, BP1–BP4 and the update -------------------------------
+# The workspace holds, in this order: the gathered batch, the outputs of every layer, their
+# δ, the loss of each row, and the threads' panels; see arena.training_workspace_size.
+
+cdef inline Matrix inputs_of(
+    const Network* net, const Data* batch, floating* workspace
+) noexcept nogil:
+    """Return the rows of the batch: as they lie, or where they are gathered."""
+    cdef Py_ssize_t n_in = layer_of(net, 0)[N_IN]
+    if batch.order is NULL:
+        return batch.x
+    return matrix_at(workspace, 0, batch.x.rows, n_in, padded(n_in, workspace), workspace)
+
+
+cdef inline Py_ssize_t outputs_size(
+    const Network* net, Py_ssize_t n_layers, Py_ssize_t n, floating* kind
+) noexcept nogil:
+    """Return the elements of the outputs of the first layers."""
+    cdef Py_ssize_t index, columns = 0
+    for index in range(n_layers):
+        columns += padded(layer_of(net, index)[N_OUT], kind)
+    return n * columns
+
+
+cdef inline Matrix output_of(
+    const Network* net, Py_ssize_t index, Py_ssize_t n, bint delta, floating* workspace
+) noexcept nogil:
+    """Return the place of a layer's output, or of its δ."""
+    cdef Py_ssize_t n_out = layer_of(net, index)[N_OUT]
+    cdef Py_ssize_t offset = n * padded(layer_of(net, 0)[N_IN], workspace)
+    offset += outputs_size(net, index, n, workspace)
+    if delta:
+        offset += outputs_size(net, net.n_layers, n, workspace)
+    return matrix_at(workspace, offset, n, n_out, padded(n_out, workspace), workspace)
+
+
+cdef inline floating* losses_in(
+    const Network* net, Py_ssize_t n, floating* workspace
+) noexcept nogil:
+    return (
+        workspace
+        + n * padded(layer_of(net, 0)[N_IN], workspace)
+        + 2 * outputs_size(net, net.n_layers, n, workspace)
+    )
+
+
+cdef inline Py_ssize_t panel_depth(const Network* net, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t index
+    for index in range(net.n_layers):
+        n = max(n, max(layer_of(net, index)[N_IN], layer_of(net, index)[N_OUT]))
+    return n
+
+
+cdef inline void gather_rows(const Data* batch, Matrix out, floating* kind) noexcept nogil:
+    cdef Py_ssize_t row, j
+    cdef const floating* source
+    cdef floating* sink = <floating*> out.data
+    for row in range(out.rows):
+        source = <const floating*> batch.x.data + batch.order[row] * batch.x.stride
+        for j in range(out.columns):
+            sink[row * out.stride + j] = source[j]
+
+
+cdef void carry_delta(
+    const Network* net, Py_ssize_t index, Matrix delta, Matrix y, Matrix out, floating* panel,
+    bint single,
+) noexcept nogil:
+    """Carry δ of one thread's rows from a layer to the one below (BP2)."""
+    cdef Matrix weight = weight_in(layer_of(net, index), net.parameters, panel)
+    cdef int activation = layer_of(net, index - 1)[ACTIVATION]
+    cdef floating alpha = <floating> net.alphas[index - 1]
+    if single:
+        backward_input_single(
+            <const floating*> delta.data, weight, <const floating*> y.data, activation, alpha,
+            <floating*> out.data,
+        )
+    else:
+        backward_input_tiles(delta, weight, y, activation, alpha, out, panel, 0, 1)
+
+
+cdef void sweep_rows(
+    const Network* net, const Data* batch, Py_ssize_t first, Py_ssize_t last,
+    floating* workspace, floating* panel,
+) noexcept nogil:
+    """Take rows forward through all layers, to their losses, and their δ back down."""
+    cdef Py_ssize_t n = batch.x.rows, index, row, top = net.n_layers - 1
+    cdef Matrix source = rows_between(inputs_of(net, batch, workspace), first, last, workspace)
+    cdef Matrix sink, delta, below
+    cdef Data own = batch[0]
+    if batch.order is not NULL:
+        own.order = batch.order + first
+        gather_rows(&own, source, workspace)
+    else:
+        own.target = rows_between(batch.target, first, last, workspace)
+        if batch.labels is not NULL:
+            own.labels = batch.labels + first
+        if batch.sample_weight is not NULL:
+            own.sample_weight = <const floating*> batch.sample_weight + first
+    for index in range(net.n_layers):
+        sink = rows_between(output_of(net, index, n, False, workspace), first, last, workspace)
+        forward_layer(net, index, source, sink, panel, n == 1)
+        source = sink
+    delta = rows_between(output_of(net, top, n, True, workspace), first, last, workspace)
+    losses_of_rows(&own, sink, losses_in(net, n, workspace) + first)
+    loss_gradients_of_rows(&own, sink, delta, workspace)
+    for row in range(last - first):  # BP1
+        apply_derivative(
+            <const floating*> sink.data + row * sink.stride,
+            <const floating*> delta.data + row * delta.stride, delta.columns,
+            layer_of(net, top)[ACTIVATION], <floating> net.alphas[top],
+            <floating*> delta.data + row * delta.stride,
+        )
+    for index in range(top, 0, -1):
+        sink = rows_between(output_of(net, index - 1, n, False, workspace), first, last, workspace)
+        below = rows_between(output_of(net, index - 1, n, True, workspace), first, last, workspace)
+        carry_delta(net, index, delta, sink, below, panel, n == 1)
+        delta = below
+
+
+cdef void update_layers(
+    const Network* net, const Data* batch, const Step* step, floating* workspace,
+    void* panels, int thread, int n_threads,
+) noexcept nogil:
+    """Update this thread's tiles of all weights and biases (BP3, BP4)."""
+    cdef Py_ssize_t index, n = batch.x.rows
+    cdef const int64_t* layer
+    cdef Matrix source = inputs_of(net, batch, workspace), delta
+    cdef Update to
+    to.slot, to.optimizer, to.coefficients = step.slot, step.optimizer, step.coefficients
+    for index in range(net.n_layers):
+        layer = layer_of(net, index)
+        delta = output_of(net, index, n, True, workspace)
+        to.weight = weight_in(layer, step.parameters, workspace)
+        to.bias = bias_in(layer, step.parameters, workspace)
+        to.weight_state = <floating*> step.state + layer[WEIGHT]
+        to.bias_state = <floating*> step.state + layer[BIAS]
+        if n != 1:
+            backward_weight_tiles(source, delta, to, panels, thread, n_threads, workspace)
+        elif thread == 0:
+            backward_weight_single(
+                <const floating*> source.data, <const floating*> delta.data, to
+            )
+        source = output_of(net, index, n, False, workspace)
+
+
+cdef void train_step(
+    const Network* net, const Data* batch, const Step* step, floating* workspace, int thread,
+    int n_threads,
+) noexcept nogil:
+    """Run this thread's part of one step."""
+    cdef Py_ssize_t n = batch.x.rows
+    cdef Py_ssize_t first = n * thread // n_threads, last = n * (thread + 1) // n_threads
+    cdef floating* losses = losses_in(net, n, workspace)
+    cdef floating* panels = losses + ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
+    if first < last:
+        sweep_rows(
+            net, batch, first, last, workspace,
+            panels + thread * panel_depth(net, n) * PANEL_WIDTH,
+        )
+    team_barrier()
+    update_layers(net, batch, step, workspace, panels, thread, n_threads)
+    if thread == 0:
+        step.mean[0] = mean_loss(batch, losses)
+    team_barrier()
+
+
+cdef void train_steps(
+    const Network* net, const Data* data, const Step* to, const Run* run, floating* workspace,
+    int thread, int n_threads,
+) noexcept nogil:
+    """Run this thread's part of all steps."""
+    cdef floating coefficients[MAX_COEFFICIENTS]
+    cdef Data batch = data[0]
+    cdef Step step = to[0]
+    cdef Py_ssize_t index, start, j
+    step.coefficients = coefficients
+    for index in range(ceil_divide(run.n_visits, run.batch_size)):
+        start = index * run.batch_size
+        batch.order = data.order + start
+        batch.x.rows = min(run.batch_size, run.n_visits - start)
+        batch.share = share_of_one(&batch, workspace)
+        for j in range(run.n_coefficients):
+            coefficients[j] = <floating> run.coefficients[index * run.n_coefficients + j]
+        step.mean = run.means + index
+        train_step(net, &batch, &step, workspace, thread, n_threads)
+
+
+cdef void step_team(
+    const Network* net, const Data* data, const Step* step, floating* workspace, int n_threads
+) noexcept nogil:
+    """Run one step."""
+    if n_threads == 1:
+        train_step(net, data, step, workspace, 0, 1)
+    else:
+        with parallel(num_threads=n_threads):
+            train_step(net, data, step, workspace, threadid(), team_size())
+
+
+cdef void train_team(
+    const Network* net, const Data* data, const Step* step, const Run* run, floating* workspace,
+    int n_threads,
+) noexcept nogil:
+    """Run all steps."""
+    if n_threads == 1:
+        train_steps(net, data, step, run, workspace, 0, 1)
+    else:
+        with parallel(num_threads=n_threads):
+            train_steps(net, data, step, run, workspace, threadid(), team_size())

@@ -1,0 +1,274 @@
+# One element at a time: each activation, loss and update, forward and backward, is defined
+# here once, as a scalar function without branches that the loops below it apply to a row.
+# The compiler inlines and vectorises them. To add one, write its functions and its line in
+# each of the two `if` chains.
+
+from libc.math cimport INFINITY, log, log1p
+from cython cimport floating
+
+cdef extern from "elementary.hpp" namespace "fastmlp" nogil:
+    float fast_exp(float z)
+    double fast_exp(double z)
+    float fast_tanh(float z)
+    double fast_tanh(double z)
+
+cdef extern from "<cmath>" namespace "std" nogil:
+    float fabs(float z)
+    double fabs(double z)
+    float sqrt(float z)
+    double sqrt(double z)
+
+include "_codes.pxi"
+
+cdef enum:
+    STORE = -1  # the update that writes the gradient itself
+    MAX_COEFFICIENTS = 16
+
+
+# --- Activations: σ(z) and grad · σ'(z) in terms of y = σ(z) ------------------------------
+
+cdef inline floating relu(floating z) noexcept nogil:
+    return 0 if z < 0 else z  # NaN stays
+
+
+cdef inline floating relu_gradient(floating y, floating grad) noexcept nogil:
+    return grad if y > 0 else 0
+
+
+cdef inline floating leaky_relu(floating z, floating alpha) noexcept nogil:
+    return z if z > 0 else alpha * z
+
+
+cdef inline floating leaky_relu_gradient(
+    floating y, floating grad, floating alpha
+) noexcept nogil:
+    return grad if y > 0 else alpha * grad
+
+
+cdef inline floating sigmoid(floating z) noexcept nogil:
+    cdef floating small = fast_exp(-fabs(z))
+    return (small if z < 0 else 1) / (1 + small)
+
+
+cdef inline floating sigmoid_gradient(floating y, floating grad) noexcept nogil:
+    return grad * (y * (1 - y))
+
+
+cdef inline floating tanh_gradient(floating y, floating grad) noexcept nogil:
+    return grad * (1 - y * y)
+
+
+cdef inline void activate(
+    const floating* z, Py_ssize_t n, int activation, floating alpha, floating* out
+) noexcept nogil:
+    """Write out = σ(z) for a row; out may be z."""
+    cdef Py_ssize_t j
+    if activation == RELU:
+        for j in range(n):
+            out[j] = relu(z[j])
+    elif activation == LEAKY_RELU:
+        for j in range(n):
+            out[j] = leaky_relu(z[j], alpha)
+    elif activation == SIGMOID:
+        for j in range(n):
+            out[j] = sigmoid(z[j])
+    elif activation == TANH:
+        for j in range(n):
+            out[j] = fast_tanh(z[j])
+    else:
+        for j in range(n):
+            out[j] = z[j]
+
+
+cdef inline void apply_derivative(
+    const floating* y,
+    const floating* grad,
+    Py_ssize_t n,
+    int activation,
+    floating alpha,
+    floating* out,
+) noexcept nogil:
+    """Write out = grad ⊙ σ' for a row; out may be grad."""
+    cdef Py_ssize_t j
+    if activation == RELU:
+        for j in range(n):
+            out[j] = relu_gradient(y[j], grad[j])
+    elif activation == LEAKY_RELU:
+        for j in range(n):
+            out[j] = leaky_relu_gradient(y[j], grad[j], alpha)
+    elif activation == SIGMOID:
+        for j in range(n):
+            out[j] = sigmoid_gradient(y[j], grad[j])
+    elif activation == TANH:
+        for j in range(n):
+            out[j] = tanh_gradient(y[j], grad[j])
+    else:
+        for j in range(n):
+            out[j] = grad[j]
+
+
+# --- Losses: L of a sample and share · ∂L/∂o ----------------------------------------------
+# A target is a row of values, or a label where the row is NULL.
+
+cdef inline floating row_maximum(const floating* row, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating highest = -INFINITY
+    for j in range(n):
+        highest = row[j] if row[j] > highest else highest
+    return highest
+
+
+cdef inline floating log_sum_exp(const floating* row, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating highest = row_maximum(row, n), total = 0
+    for j in range(n):
+        total += fast_exp(row[j] - highest)
+    return highest + <floating> log(total)
+
+
+cdef inline void softmax(const floating* z, Py_ssize_t n, floating* out) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating normalizer = log_sum_exp(z, n)
+    for j in range(n):
+        out[j] = fast_exp(z[j] - normalizer)
+
+
+cdef inline floating squared_distance(
+    const floating* output, const floating* target, Py_ssize_t n
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating total = 0
+    for j in range(n):
+        total += (output[j] - target[j]) * (output[j] - target[j])
+    return total
+
+
+cdef inline floating cross_entropy(
+    const floating* output, const floating* target, Py_ssize_t label, Py_ssize_t n
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating total = 0, normalizer = log_sum_exp(output, n)
+    if target is NULL:
+        return normalizer - output[label]
+    for j in range(n):  # a class of probability 0 costs nothing, even with logit −inf
+        total += 0 if target[j] == 0 else target[j] * (normalizer - output[j])
+    return total
+
+
+cdef inline floating binary_cross_entropy(
+    const floating* output, const floating* target, Py_ssize_t n
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating total = 0
+    for j in range(n):
+        total += relu(output[j]) - output[j] * target[j]
+        total += <floating> log1p(fast_exp(-fabs(output[j])))
+    return total / n
+
+
+cdef inline floating loss_value(
+    const floating* output, const floating* target, Py_ssize_t label, Py_ssize_t n, int loss
+) noexcept nogil:
+    """Return L of one sample."""
+    if loss == CROSS_ENTROPY:
+        return cross_entropy(output, target, label, n)
+    if loss == BINARY_CROSS_ENTROPY:
+        return binary_cross_entropy(output, target, n)
+    if loss == MSE:
+        return squared_distance(output, target, n) / n
+    return squared_distance(output, target, n) * <floating> 0.5
+
+
+cdef inline void cross_entropy_gradient(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t label,
+    Py_ssize_t n,
+    floating share,
+    floating* out,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating total = 0, normalizer = log_sum_exp(output, n)
+    if target is NULL:
+        for j in range(n):
+            out[j] = share * fast_exp(output[j] - normalizer)
+        out[label] = share * (fast_exp(output[label] - normalizer) - 1)
+        return
+    for j in range(n):
+        total += target[j]
+    for j in range(n):
+        out[j] = share * (total * fast_exp(output[j] - normalizer) - target[j])
+
+
+cdef inline void loss_gradient(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t label,
+    Py_ssize_t n,
+    int loss,
+    floating share,
+    floating* out,
+) noexcept nogil:
+    """Write out = share · ∂L/∂o of one sample; a share of 0 gives 0 whatever o holds."""
+    cdef Py_ssize_t j
+    cdef floating scale = share
+    if share == 0:
+        for j in range(n):
+            out[j] = 0
+    elif loss == CROSS_ENTROPY:
+        cross_entropy_gradient(output, target, label, n, share, out)
+    elif loss == BINARY_CROSS_ENTROPY:
+        for j in range(n):
+            out[j] = share * ((sigmoid(output[j]) - target[j]) / n)
+    else:
+        if loss == MSE:
+            scale = share * (<floating> 2 / n)
+        for j in range(n):
+            out[j] = scale * (output[j] - target[j])
+
+
+# --- Updates: one step of θ, with the coefficients in the order of the catalogue ----------
+
+cdef inline floating sgd(floating theta, floating grad, const floating* c) noexcept nogil:
+    return theta - c[0] * (grad + c[1] * theta)
+
+
+cdef inline floating momentum(
+    floating theta, floating grad, floating* velocity, const floating* c
+) noexcept nogil:
+    velocity[0] = c[2] * velocity[0] - c[0] * (grad + c[1] * theta)
+    return theta + velocity[0]
+
+
+cdef inline floating adam(
+    floating theta, floating grad, floating* first, floating* second, const floating* c
+) noexcept nogil:
+    grad += c[1] * theta
+    first[0] = c[2] * first[0] + (1 - c[2]) * grad
+    second[0] = c[3] * second[0] + (1 - c[3]) * (grad * grad)
+    return theta - c[0] / c[5] * first[0] / (sqrt(second[0] / c[6]) + c[4])
+
+
+cdef inline void update(
+    floating* theta,
+    floating* state,
+    Py_ssize_t slot,
+    const floating* grad,
+    Py_ssize_t n,
+    int optimizer,
+    const floating* c,
+) noexcept nogil:
+    """Update a row of parameters; their state's rows lie `slot` elements apart."""
+    cdef Py_ssize_t j
+    if optimizer == STORE:
+        for j in range(n):
+            theta[j] = grad[j]
+    elif optimizer == SGD:
+        for j in range(n):
+            theta[j] = sgd(theta[j], grad[j], c)
+    elif optimizer == MOMENTUM:
+        for j in range(n):
+            theta[j] = momentum(theta[j], grad[j], state + j, c)
+    elif optimizer == ADAM:
+        for j in range(n):
+            theta[j] = adam(theta[j], grad[j], state + j, state + slot + j, c)

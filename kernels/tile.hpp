@@ -1,0 +1,133 @@
+// Register tiles: the only code here that names vectors.
+//
+// GCC's and Clang's vector extensions, no intrinsics: one source for SSE, AVX2, AVX-512
+// and NEON. The compiler flags of an extension choose the width.
+#pragma once
+
+#include <cstddef>
+
+namespace fastmlp {
+
+#if defined(__AVX512F__)
+enum { VECTOR_BYTES = 64, TILE_ROWS = 12 };  // 24 of 32 registers hold sums
+#elif defined(__AVX__)
+enum { VECTOR_BYTES = 32, TILE_ROWS = 6 };  // 12 of 16
+#elif defined(__aarch64__)
+enum { VECTOR_BYTES = 16, TILE_ROWS = 12 };  // 24 of 32
+#else
+enum { VECTOR_BYTES = 16, TILE_ROWS = 4 };  // 8 of 16: without FMA a product needs one too
+#endif
+
+enum { TILE_VECTORS = 2, WIDE_TILE_VECTORS = 8 };  // wide: a tile of one row
+
+// Elements of a vector, of a tile's row, and of a wide tile's.
+template <typename T>
+constexpr std::ptrdiff_t vector_width(const T* = nullptr) { return VECTOR_BYTES / sizeof(T); }
+template <typename T>
+constexpr std::ptrdiff_t tile_columns(const T* = nullptr) { return TILE_VECTORS * vector_width<T>(); }
+template <typename T>
+constexpr std::ptrdiff_t wide_tile_columns(const T* = nullptr) { return WIDE_TILE_VECTORS * vector_width<T>(); }
+
+// Elements of a buffer for the sums of a tile of any type.
+enum {
+    TILE_SIZE = TILE_ROWS * tile_columns<float>(),
+    WIDE_TILE_SIZE = wide_tile_columns<float>()
+};
+
+template <typename T>
+struct Pack {  // a vector that may lie at any element
+    typedef T type __attribute__((vector_size(VECTOR_BYTES), aligned(alignof(T)), may_alias));
+};
+
+// c (ROWS × VECTORS, its rows tile_columns apart) += Σₖ a[r·a_row + k·a_step] · b[k·b_step + j].
+// Each element is one chain of FMAs in the order of k, whatever the tile's shape.
+template <typename T, int ROWS, int VECTORS>
+static inline void multiply_tile(const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_step,
+                                 const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c) {
+    using Vector = typename Pack<T>::type;
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    Vector sum[ROWS][VECTORS];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            sum[r][v] = *reinterpret_cast<const Vector*>(c + r * tile_columns<T>() + v * width);
+    for (std::ptrdiff_t k = 0; k < depth; ++k, a += a_step, b += b_step) {
+        Vector row[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            row[v] = *reinterpret_cast<const Vector*>(b + v * width);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) sum[r][v] += a[r * a_row] * row[v];
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            *reinterpret_cast<Vector*>(c + r * tile_columns<T>() + v * width) = sum[r][v];
+}
+
+template <typename T, int VECTORS, int ROWS = TILE_ROWS>
+static inline void multiply_rows(const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_step,
+                                 const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c,
+                                 std::ptrdiff_t rows) {
+    if (rows == ROWS)
+        multiply_tile<T, ROWS, VECTORS>(a, a_row, a_step, b, b_step, depth, c);
+    else if constexpr (ROWS > 1)
+        multiply_rows<T, VECTORS, ROWS - 1>(a, a_row, a_step, b, b_step, depth, c, rows);
+}
+
+// The tile of `rows` ≤ TILE_ROWS and `columns` ≤ tile_columns; reads b up to a whole vector.
+template <typename T>
+static void multiply(const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_step, const T* b,
+                     std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c, std::ptrdiff_t rows,
+                     std::ptrdiff_t columns) {
+    if (columns > vector_width<T>())
+        multiply_rows<T, 2>(a, a_row, a_step, b, b_step, depth, c, rows);
+    else
+        multiply_rows<T, 1>(a, a_row, a_step, b, b_step, depth, c, rows);
+}
+
+template <typename T, int VECTORS = WIDE_TILE_VECTORS>
+static inline void multiply_vectors(const T* a, const T* b, std::ptrdiff_t b_step,
+                                    std::ptrdiff_t depth, T* c, std::ptrdiff_t vectors) {
+    if (vectors == VECTORS)
+        multiply_tile<T, 1, VECTORS>(a, 0, 1, b, b_step, depth, c);
+    else if constexpr (VECTORS > 1)
+        multiply_vectors<T, VECTORS - 1>(a, b, b_step, depth, c, vectors);
+}
+
+// The tile of one row and `columns` ≤ wide_tile_columns; reads b up to a whole vector.
+template <typename T>
+static void multiply_wide(const T* a, const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth,
+                          T* c, std::ptrdiff_t columns) {
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    multiply_vectors<T>(a, b, b_step, depth, c, (columns + width - 1) / width);
+}
+
+// Σⱼ a[j] · b[j], in one order for one n.
+template <typename T>
+static T dot(const T* a, const T* b, std::ptrdiff_t n) {
+    using Vector = typename Pack<T>::type;
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    constexpr int chains = 4;
+    Vector sums[chains] = {};
+    std::ptrdiff_t j = 0;
+    for (; j + chains * width <= n; j += chains * width)
+#pragma GCC unroll 4
+        for (int chain = 0; chain < chains; ++chain)
+            sums[chain] += *reinterpret_cast<const Vector*>(a + j + chain * width) *
+                           *reinterpret_cast<const Vector*>(b + j + chain * width);
+    for (; j + width <= n; j += width)
+        sums[0] += *reinterpret_cast<const Vector*>(a + j) *
+                   *reinterpret_cast<const Vector*>(b + j);
+    const Vector folded = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    T total = 0;
+    for (std::ptrdiff_t lane = 0; lane < width; ++lane) total += folded[lane];
+    for (; j < n; ++j) total += a[j] * b[j];
+    return total;
+}
+
+}  // namespace fastmlp
