@@ -63,7 +63,9 @@ def write_codes() -> None:
     codes = runpy.run_path(str(KERNELS / "catalogue.py"))["CODES"]
     lines = ["# Written by setup.py from catalogue.py.", "cdef enum:"]
     lines += [f"    {name} = {value}" for name, value in codes.items()]
-    (KERNELS / "_codes.pxi").write_text("\n".join(lines) + "\n")
+    text, target = "\n".join(lines) + "\n", KERNELS / "_codes.pxi"
+    if not target.exists() or target.read_text() != text:  # a new date would recompile all
+        target.write_text(text)
 
 
 def extensions() -> list[Extension]:

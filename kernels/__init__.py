@@ -14,7 +14,13 @@ import os
 from functools import cache
 from types import ModuleType
 
-__all__ = ["BACKENDS", "has_compiled_kernels", "instruction_set", "instruction_sets", "load_backend"]
+__all__ = [
+    "BACKENDS",
+    "has_compiled_kernels",
+    "instruction_set",
+    "instruction_sets",
+    "load_backend",
+]
 
 #: Names of the backends, fastest first.
 BACKENDS = ("cython", "numba", "numpy")
@@ -85,6 +91,7 @@ def instruction_set() -> str:
     wanted = os.environ.get(ISA_VARIABLE) or available[-1]
     if wanted not in available:
         raise ImportError(
-            f"{ISA_VARIABLE} must be one of {', '.join(available)} on this processor, got {wanted!r}"
+            f"{ISA_VARIABLE} must be one of {', '.join(available)} on this processor, "
+            f"got {wanted!r}"
         )
     return wanted

@@ -90,17 +90,6 @@ cdef Data data_of(
 
 # --- Layer kernels ------------------------------------------------------------------------
 
-cdef void activate_rows(
-    Matrix z, int activation, floating alpha, Matrix out
-) noexcept nogil:
-    cdef Py_ssize_t row
-    for row in range(z.rows):
-        activate(
-            <const floating*> z.data + row * z.stride, z.columns, activation, alpha,
-            <floating*> out.data + row * out.stride,
-        )
-
-
 def activation_forward(cnp.ndarray z, int activation, double alpha, cnp.ndarray out):
     """Apply an activation to every element: a = σ(z)."""
     cdef Matrix source = matrix_of(z, z), sink = matrix_of(out, z)
@@ -110,18 +99,6 @@ def activation_forward(cnp.ndarray z, int activation, double alpha, cnp.ndarray 
             activate_rows(source, activation, <float> alpha, sink)
         else:
             activate_rows(source, activation, alpha, sink)
-
-
-cdef void differentiate_rows(
-    Matrix y, Matrix grad, int activation, floating alpha, Matrix out
-) noexcept nogil:
-    cdef Py_ssize_t row
-    for row in range(y.rows):
-        apply_derivative(
-            <const floating*> y.data + row * y.stride,
-            <const floating*> grad.data + row * grad.stride, y.columns, activation, alpha,
-            <floating*> out.data + row * out.stride,
-        )
 
 
 def activation_backward(
@@ -135,15 +112,6 @@ def activation_backward(
             differentiate_rows(outputs, source, activation, <float> alpha, sink)
         else:
             differentiate_rows(outputs, source, activation, alpha, sink)
-
-
-cdef void softmax_rows(Matrix z, Matrix out, floating* kind) noexcept nogil:
-    cdef Py_ssize_t row
-    for row in range(z.rows):
-        softmax(
-            <const floating*> z.data + row * z.stride, z.columns,
-            <floating*> out.data + row * out.stride,
-        )
 
 
 def softmax_forward(cnp.ndarray z, cnp.ndarray out):

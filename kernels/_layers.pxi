@@ -9,15 +9,15 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
         TILE_ROWS
         TILE_SIZE
         WIDE_TILE_SIZE
-    # Overloads and not templates: Cython does not deduce a template's type from an array.
+    # As overloads: Cython does not deduce a template's type from an array.
     Py_ssize_t vector_width(const float* kind)
     Py_ssize_t tile_columns(const float* kind)
     Py_ssize_t wide_tile_columns(const float* kind)
     void multiply(const float* a, Py_ssize_t a_row, Py_ssize_t a_step, const float* b,
                   Py_ssize_t b_step, Py_ssize_t depth, float* c, Py_ssize_t rows,
                   Py_ssize_t columns)
-    void multiply_wide(const float* a, const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
-                       Py_ssize_t columns)
+    void multiply_wide(const float* a, const float* b, Py_ssize_t b_step, Py_ssize_t depth,
+                       float* c, Py_ssize_t columns)
     float dot(const float* a, const float* b, Py_ssize_t n)
     Py_ssize_t vector_width(const double* kind)
     Py_ssize_t tile_columns(const double* kind)
@@ -25,12 +25,12 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     void multiply(const double* a, Py_ssize_t a_row, Py_ssize_t a_step, const double* b,
                   Py_ssize_t b_step, Py_ssize_t depth, double* c, Py_ssize_t rows,
                   Py_ssize_t columns)
-    void multiply_wide(const double* a, const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
-                       Py_ssize_t columns)
+    void multiply_wide(const double* a, const double* b, Py_ssize_t b_step, Py_ssize_t depth,
+                       double* c, Py_ssize_t columns)
     double dot(const double* a, const double* b, Py_ssize_t n)
 
 
-cdef struct Matrix:  # floats or doubles; a vector is a matrix of one row
+cdef struct Matrix:  # of floats or doubles, as the call says; a vector is one row
     void* data
     Py_ssize_t rows
     Py_ssize_t columns
@@ -111,6 +111,36 @@ cdef inline void pack_transposed(
             panel[k * width + j] = source[j * b.stride + k]
         for j in range(rows, width):
             panel[k * width + j] = 0
+
+
+cdef void activate_rows(Matrix z, int activation, floating alpha, Matrix out) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(z.rows):
+        activate(
+            <const floating*> z.data + row * z.stride, z.columns, activation, alpha,
+            <floating*> out.data + row * out.stride,
+        )
+
+
+cdef void differentiate_rows(
+    Matrix y, Matrix grad, int activation, floating alpha, Matrix out
+) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(y.rows):
+        apply_derivative(
+            <const floating*> y.data + row * y.stride,
+            <const floating*> grad.data + row * grad.stride, y.columns, activation, alpha,
+            <floating*> out.data + row * out.stride,
+        )
+
+
+cdef void softmax_rows(Matrix z, Matrix out, floating* kind) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(z.rows):
+        softmax(
+            <const floating*> z.data + row * z.stride, z.columns,
+            <floating*> out.data + row * out.stride,
+        )
 
 
 cdef void forward_tiles(

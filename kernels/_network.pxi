@@ -330,42 +330,51 @@ cdef void carry_delta(
         backward_input_tiles(delta, weight, y, activation, alpha, out, panel, 0, 1)
 
 
+cdef inline Data part_of(
+    const Data* batch, Py_ssize_t first, Py_ssize_t last, floating* kind
+) noexcept nogil:
+    """Describe some rows of a batch; the share of each in the mean stays."""
+    cdef Data part = batch[0]
+    if batch.order is not NULL:
+        part.order = batch.order + first
+        part.x.rows = last - first
+        return part
+    part.x = rows_between(batch.x, first, last, kind)
+    part.target = rows_between(batch.target, first, last, kind)
+    if batch.labels is not NULL:
+        part.labels = batch.labels + first
+    if batch.sample_weight is not NULL:
+        part.sample_weight = <const floating*> batch.sample_weight + first
+    return part
+
+
 cdef void sweep_rows(
     const Network* net, const Data* batch, Py_ssize_t first, Py_ssize_t last,
     floating* workspace, floating* panel,
 ) noexcept nogil:
     """Take rows forward through all layers, to their losses, and their δ back down."""
-    cdef Py_ssize_t n = batch.x.rows, index, row, top = net.n_layers - 1
+    cdef Py_ssize_t n = batch.x.rows, index, top = net.n_layers - 1
+    cdef Data part = part_of(batch, first, last, workspace)
     cdef Matrix source = rows_between(inputs_of(net, batch, workspace), first, last, workspace)
-    cdef Matrix sink, delta, below
-    cdef Data own = batch[0]
+    cdef Matrix output, delta, below
     if batch.order is not NULL:
-        own.order = batch.order + first
-        gather_rows(&own, source, workspace)
-    else:
-        own.target = rows_between(batch.target, first, last, workspace)
-        if batch.labels is not NULL:
-            own.labels = batch.labels + first
-        if batch.sample_weight is not NULL:
-            own.sample_weight = <const floating*> batch.sample_weight + first
+        gather_rows(&part, source, workspace)
     for index in range(net.n_layers):
-        sink = rows_between(output_of(net, index, n, False, workspace), first, last, workspace)
-        forward_layer(net, index, source, sink, panel, n == 1)
-        source = sink
+        output = rows_between(output_of(net, index, n, False, workspace), first, last, workspace)
+        forward_layer(net, index, source, output, panel, n == 1)
+        source = output
+    losses_of_rows(&part, output, losses_in(net, n, workspace) + first)
     delta = rows_between(output_of(net, top, n, True, workspace), first, last, workspace)
-    losses_of_rows(&own, sink, losses_in(net, n, workspace) + first)
-    loss_gradients_of_rows(&own, sink, delta, workspace)
-    for row in range(last - first):  # BP1
-        apply_derivative(
-            <const floating*> sink.data + row * sink.stride,
-            <const floating*> delta.data + row * delta.stride, delta.columns,
-            layer_of(net, top)[ACTIVATION], <floating> net.alphas[top],
-            <floating*> delta.data + row * delta.stride,
-        )
+    loss_gradients_of_rows(&part, output, delta, workspace)
+    differentiate_rows(  # BP1
+        output, delta, layer_of(net, top)[ACTIVATION], <floating> net.alphas[top], delta
+    )
     for index in range(top, 0, -1):
-        sink = rows_between(output_of(net, index - 1, n, False, workspace), first, last, workspace)
+        output = rows_between(
+            output_of(net, index - 1, n, False, workspace), first, last, workspace
+        )
         below = rows_between(output_of(net, index - 1, n, True, workspace), first, last, workspace)
-        carry_delta(net, index, delta, sink, below, panel, n == 1)
+        carry_delta(net, index, delta, output, below, panel, n == 1)
         delta = below
 
 
