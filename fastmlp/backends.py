@@ -1,0 +1,283 @@
+"""Which kernels run, and on how many threads.
+
+The default backend and the thread count are the only mutable globals of fastmlp.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from . import kernels
+from ._validation import check_integer, check_real, look_up
+from .text import aligned_table
+
+__all__ = [
+    "WORK_PER_THREAD",
+    "config",
+    "current_kernels",
+    "get_backend",
+    "get_num_threads",
+    "set_backend",
+    "set_num_threads",
+    "show_config",
+    "threads_for",
+    "use_backend",
+]
+
+#: Floating-point operations of a call for each thread: about 20 µs of one core, below
+#: which waking a thread costs more than it saves.
+WORK_PER_THREAD = 2e6
+
+BACKENDS = {name: name for name in kernels.BACKENDS}
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How many threads a call may use.
+
+    Parameters
+    ----------
+    n : int
+        Upper limit.
+    work_per_thread : float, default=WORK_PER_THREAD
+        Floating-point operations of a call for each thread.
+    """
+
+    n: int
+    work_per_thread: float = WORK_PER_THREAD
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use: its affinity and its cgroup's quota.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(cores, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or the quota is "max"
+        return cores
+
+
+def _default_threads() -> Threads:
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    cores = usable_cores()
+    return Threads(min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores)
+
+
+_default_backend = "cython" if kernels.has_compiled_kernels() else "numba"
+_backend_in_context: ContextVar[str | None] = ContextVar("fastmlp_backend", default=None)
+_threads = _default_threads()
+_forked = False
+
+
+def _after_fork() -> None:
+    """Keep a forked child to one thread: OpenMP's threads did not survive the fork."""
+    global _threads, _forked
+    _threads, _forked = Threads(1), True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# --- Backend ------------------------------------------------------------------------------
+
+
+def _load(name: str) -> str:
+    """Return the name of a backend that exists and loads."""
+    kernels.load_backend(look_up("backend", name, BACKENDS))
+    return name
+
+
+def set_backend(name: str) -> None:
+    """Choose the backend of every call that follows, in all threads.
+
+    Parameters
+    ----------
+    name : {"cython", "numba", "numpy"}
+        Compiled kernels (the default where they are installed), kernels that Numba
+        compiles at first use, or the NumPy reference.
+
+    Raises
+    ------
+    ValueError
+        If there is no backend of that name.
+    ImportError
+        If this installation lacks it.
+    """
+    global _default_backend
+    _default_backend = _load(name)
+
+
+def get_backend() -> str:
+    """Return the name of the backend that a call would use here.
+
+    Returns
+    -------
+    str
+        The one of the surrounding :func:`use_backend`, else of :func:`set_backend`.
+    """
+    return _backend_in_context.get() or _default_backend
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Use a backend inside a ``with`` block, in this thread or task only.
+
+    Parameters
+    ----------
+    name : {"cython", "numba", "numpy"}
+        Name of the backend.
+
+    Yields
+    ------
+    None
+        Nothing.
+
+    Raises
+    ------
+    ValueError
+        If there is no backend of that name.
+    ImportError
+        If this installation lacks it.
+    """
+    token = _backend_in_context.set(_load(name))
+    try:
+        yield
+    finally:
+        _backend_in_context.reset(token)
+
+
+def current_kernels() -> ModuleType:
+    """Return the module of kernels that a call uses here.
+
+    Returns
+    -------
+    module
+        Has every kernel of :mod:`fastmlp.kernels.reference`.
+    """
+    return kernels.load_backend(_backend_in_context.get() or _default_backend)
+
+
+# --- Threads ------------------------------------------------------------------------------
+
+
+def set_num_threads(n: int, work_per_thread: float = WORK_PER_THREAD) -> None:
+    """Limit the threads of every call that follows; results do not depend on it.
+
+    A call uses one thread for each `work_per_thread` floating-point operations, so
+    small networks stay on one. The limit at start is the number of cores that the
+    process may use, or ``OMP_NUM_THREADS`` if that is smaller. The NumPy backend is
+    not concerned: NumPy's BLAS has its own setting. A forked child always runs one.
+
+    Parameters
+    ----------
+    n : int
+        Most threads of a call, at least 1; may exceed the cores.
+    work_per_thread : float, default=2e6
+        Operations (an addition and a multiplication are two) that justify a thread;
+        0 uses all `n` threads whatever the size, for tests.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer of at least 1 or `work_per_thread` is negative.
+    """
+    global _threads
+    threads = Threads(
+        check_integer("n", n, minimum=1),
+        check_real("work_per_thread", work_per_thread, "[0, inf)"),
+    )
+    if _forked and threads.n > 1:
+        warnings.warn(
+            f"set_num_threads({n}): a forked process runs kernels on one thread; start "
+            "processes with 'spawn' or 'forkserver' to use more",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return
+    _threads = threads
+
+
+def get_num_threads() -> int:
+    """Return the most threads that a call may use.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    return _threads.n
+
+
+def threads_for(work: float) -> int:
+    """Return the threads of a call.
+
+    Parameters
+    ----------
+    work : float
+        Floating-point operations of the call.
+
+    Returns
+    -------
+    int
+        From 1 to :func:`get_num_threads`.
+    """
+    threads = _threads
+    if work >= threads.n * threads.work_per_thread:
+        return threads.n
+    return max(1, int(work / threads.work_per_thread))
+
+
+# --- Report -------------------------------------------------------------------------------
+
+
+def config() -> dict[str, str | int]:
+    """Describe this installation and its settings.
+
+    Returns
+    -------
+    dict
+        What :func:`show_config` prints, by name.
+    """
+    from importlib.metadata import version
+
+    compiled = kernels.has_compiled_kernels()
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return {
+        "fastmlp": version("fastmlp"),
+        "backend": get_backend(),
+        "instruction set": kernels.instruction_set() if compiled else "no compiled kernels",
+        "available sets": ", ".join(kernels.instruction_sets()) if compiled else "none",
+        "threads": get_num_threads(),
+        "usable cores": usable_cores(),
+        "Python": sys.version.split()[0],
+        "NumPy": np.__version__,
+        "BLAS of NumPy": f"{blas['name']} {blas['version']}",
+        "Numba": version("numba"),
+    }
+
+
+def show_config() -> None:
+    """Print the version, backend, instruction set, threads and the BLAS of NumPy."""
+    table = aligned_table([[name, str(value)] for name, value in config().items()])
+    sys.stdout.write(f"{table}\n")

@@ -1,0 +1,324 @@
+"""Callbacks: what ``fit`` calls before, during and after training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import numpy as np
+
+from ._validation import check_integer, check_real
+from .history import History
+from .network import MLP
+
+__all__ = ["Callback", "EarlyStopping", "EpochFunction", "as_callbacks", "progress"]
+
+#: ``f(net, epoch, history)``, called after each epoch; a true result stops training.
+EpochFunction = Callable[[MLP, int, History], Any]
+
+
+class Callback:
+    """Base of callbacks; override what is needed."""
+
+    def on_train_begin(self, net: MLP, history: History) -> None:
+        """Act before the first epoch.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        history : History
+            Still empty; its `names` are known.
+        """
+
+    def on_epoch_end(self, net: MLP, epoch: int, history: History) -> Any:
+        """Act after an epoch.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        epoch : int
+            Number of the epoch, from 0.
+        history : History
+            The epoch's values are its last ones.
+
+        Returns
+        -------
+        object
+            Something true to stop training.
+        """
+
+    def on_train_end(self, net: MLP, history: History) -> None:
+        """Act after the last epoch, also when training was interrupted.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        history : History
+            All epochs.
+        """
+
+
+class EarlyStopping(Callback):
+    """Stop when a value has not improved for a number of epochs.
+
+    Parameters
+    ----------
+    monitor : str, default="val_loss"
+        Name of the value in the history.
+    patience : int, default=5
+        Epochs without improvement after which training stops, at least 1.
+    min_delta : float, default=0.0
+        Smallest change that counts as an improvement.
+    restore_best : bool, default=True
+        Whether to put the parameters of the best epoch back at the end.
+    mode : {"min", "max"}, optional
+        Whether small or large values are good; known for losses and "accuracy".
+
+    Attributes
+    ----------
+    best_epoch : int or None
+        Number of the best epoch of the last training.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not valid; at the start of training if the history will not
+        have the value.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 5,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+        mode: Literal["min", "max"] | None = None,
+    ) -> None:
+        known = {"loss": "min", "val_loss": "min", "accuracy": "max", "val_accuracy": "max"}
+        direction = mode or known.get(monitor)
+        if direction not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max' for monitor={monitor!r}, got {mode!r}")
+        self.monitor = monitor
+        self.patience = check_integer("patience", patience, minimum=1)
+        self.min_delta = check_real("min_delta", min_delta, "[0, inf)")
+        self.restore_best = restore_best
+        self._sign = 1 if direction == "min" else -1
+        self._forget()
+
+    def _forget(self) -> None:
+        self.best_epoch: int | None = None
+        self._best = np.inf
+        self._best_parameters: np.ndarray | None = None
+
+    def on_train_begin(self, net: MLP, history: History) -> None:
+        """Check that the value will be there, and start afresh.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        history : History
+            Still empty.
+        """
+        if self.monitor not in history.names:
+            raise ValueError(
+                f"EarlyStopping: monitor must be one of {', '.join(history.names)}, got "
+                f"{self.monitor!r} (values that start with 'val_' need validation_data)"
+            )
+        self._forget()
+
+    def on_epoch_end(self, net: MLP, epoch: int, history: History) -> bool:
+        """Compare with the best epoch.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        epoch : int
+            Number of the epoch.
+        history : History
+            The epoch's values are its last ones.
+
+        Returns
+        -------
+        bool
+            Whether to stop.
+        """
+        value = self._sign * history[self.monitor][-1]
+        value = np.inf if np.isnan(value) else value
+        if self.best_epoch is None or value < self._best - self.min_delta:
+            self._best, self.best_epoch = value, epoch
+            if self.restore_best:
+                self._best_parameters = net.get_parameters()
+        return epoch - self.best_epoch >= self.patience
+
+    def on_train_end(self, net: MLP, history: History) -> None:
+        """Put the best parameters back.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        history : History
+            All epochs.
+        """
+        if self._best_parameters is not None:
+            net.set_parameters(self._best_parameters)
+            self._best_parameters = None
+
+
+class FunctionCallback(Callback):
+    """Call a function after each epoch.
+
+    Parameters
+    ----------
+    function : callable
+        ``f(net, epoch, history)``.
+    """
+
+    def __init__(self, function: EpochFunction) -> None:
+        self.function = function
+
+    def on_epoch_end(self, net: MLP, epoch: int, history: History) -> Any:
+        """Call the function.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        epoch : int
+            Number of the epoch.
+        history : History
+            The epoch's values are its last ones.
+
+        Returns
+        -------
+        object
+            What the function returns.
+        """
+        return self.function(net, epoch, history)
+
+
+class ProgressBar(Callback):
+    """Show a progress bar over epochs on standard error.
+
+    Parameters
+    ----------
+    epochs : int
+        Epochs that are planned.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_begin(self, net: MLP, history: History) -> None:
+        """Open the bar.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        history : History
+            Still empty.
+        """
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        self._bar = tqdm(total=self.epochs, unit="epoch", file=sys.stderr)
+
+    def on_epoch_end(self, net: MLP, epoch: int, history: History) -> None:
+        """Advance the bar.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        epoch : int
+            Number of the epoch.
+        history : History
+            The epoch's values are its last ones.
+        """
+        self._bar.set_postfix_str(_summary(history), refresh=False)
+        self._bar.update()
+
+    def on_train_end(self, net: MLP, history: History) -> None:
+        """Close the bar.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        history : History
+            All epochs.
+        """
+        self._bar.close()
+
+
+def _write_line(net: MLP, epoch: int, history: History) -> None:
+    """Write an epoch's values to standard error."""
+    seconds = history.seconds[-1]
+    sys.stderr.write(f"epoch {epoch}: {_summary(history)}, seconds={seconds:.3g}\n")
+
+
+def _summary(history: History) -> str:
+    values = history.last()
+    return ", ".join(f"{name}={values[name]:.4g}" for name in values if name != "seconds")
+
+
+def progress(verbose: int, epochs: int) -> list[Callback]:
+    """Return what shows the progress of training.
+
+    Parameters
+    ----------
+    verbose : {0, 1, 2}
+        Nothing, a progress bar, or a line for each epoch.
+    epochs : int
+        Epochs that are planned.
+
+    Returns
+    -------
+    list of Callback
+        One, or none.
+
+    Raises
+    ------
+    ValueError
+        If `verbose` is another value.
+    """
+    if verbose not in (0, 1, 2):
+        raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
+    if verbose == 0:
+        return []
+    return [ProgressBar(epochs) if verbose == 1 else FunctionCallback(_write_line)]
+
+
+def as_callbacks(callbacks: Iterable[Callback | EpochFunction]) -> list[Callback]:
+    """Return callbacks, with functions made into ones.
+
+    Parameters
+    ----------
+    callbacks : iterable of Callback or callable
+        What the user gave.
+
+    Returns
+    -------
+    list of Callback
+        In the same order.
+
+    Raises
+    ------
+    TypeError
+        If one is neither.
+    """
+    return [_as_callback(callback) for callback in callbacks]
+
+
+def _as_callback(callback: Callback | EpochFunction) -> Callback:
+    if isinstance(callback, Callback):
+        return callback
+    if isinstance(callback, type) or not callable(callback):
+        raise TypeError(f"callbacks must hold Callback objects or functions, got {callback!r}")
+    return FunctionCallback(callback)

@@ -1,0 +1,705 @@
+"""The multilayer perceptron: parameters, forward pass, loss and gradient.
+
+Imports at the top of a module point down the list of modules only. :class:`MLP` is the
+users' handle on all of them, so ``fit`` and ``save`` import the modules above when they
+are called, and hold no code of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from . import losses
+from ._validation import (
+    Array,
+    Batch,
+    Seed,
+    as_batch,
+    as_dtype,
+    as_generator,
+    as_rows,
+    as_samples,
+    check_output,
+    real_array,
+)
+from .backends import current_kernels, threads_for
+from .initializers import Initializer
+from .kernels import catalogue
+from .layers import Dense
+from .optimizers import Optimizer, check_optimizer
+from .parameters import Gradient, Layout, Parameters
+from .workspaces import Workspaces
+
+if TYPE_CHECKING:
+    import os
+
+    from .callbacks import Callback, EpochFunction
+    from .history import History
+    from .metrics import MetricFunction
+
+__all__ = ["MLP", "empty_network", "make_batch", "run_steps"]
+
+#: Operations and rows of one call where the samples are cut into blocks: below 100 ms,
+#: and a few tens of MB of workspace.
+WORK_PER_CALL = 2e8
+ROWS_PER_CALL = 16384
+
+#: Operations of a gradient in units of a forward pass: forward, BP2 and BP4.
+GRADIENT_WORK = 3
+
+
+class MLP:
+    """A multilayer perceptron: dense layers in sequence, F(x) = σ(W … σ(W₁x + b₁) … + b).
+
+    All parameters lie in one block of memory; `weights` and `biases` are writable views
+    of it. Copies and pickles are independent networks. Several threads may call one
+    network at a time as long as none of them changes its parameters.
+
+    Parameters
+    ----------
+    layers : iterable of Dense
+        From input to output; each takes what the one before gives.
+    dtype : {"float32", "float64"}, default="float32"
+        Type of parameters and outputs. float32 is twice as fast, and precise enough to
+        train; float64 is for checking gradients.
+    seed : int or numpy.random.Generator, optional
+        Where initial weights come from; None takes new ones each time. One seed gives
+        the same network in both dtypes, up to rounding.
+
+    Attributes
+    ----------
+    layers : tuple of Dense
+        The layers.
+    dtype : numpy.dtype
+        Type of parameters and outputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no layers, two do not fit, or the dtype is another.
+    """
+
+    layers: tuple[Dense, ...]
+    dtype: np.dtype[Any]
+
+    def __init__(
+        self, layers: Iterable[Dense], *, dtype: DTypeLike = "float32", seed: Seed = None
+    ) -> None:
+        self._allocate(_check_layers(layers), as_dtype(dtype))
+        generator = as_generator(seed)
+        for layer, weight in zip(self.layers, self.weights, strict=True):
+            weight[...] = layer.draw_weight(generator)
+
+    @classmethod
+    def from_sizes(
+        cls,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        output_activation: str = "identity",
+        initializer: str | Initializer | None = None,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: Seed = None,
+    ) -> MLP:
+        """Build a network from the sizes of its layers.
+
+        Parameters
+        ----------
+        sizes : sequence of int
+            Features of the input, units of each hidden layer, and outputs.
+        activation : str, default="relu"
+            Activation of the hidden layers.
+        output_activation : str, default="identity"
+            Activation of the last layer; the losses for classes take logits, so they
+            want the identity.
+        initializer : str or callable, optional
+            As for :class:`Dense`, for all layers.
+        dtype : {"float32", "float64"}, default="float32"
+            Type of parameters and outputs.
+        seed : int or numpy.random.Generator, optional
+            Where initial weights come from.
+
+        Returns
+        -------
+        MLP
+            The network.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there are fewer than two sizes, or an argument is not valid.
+        """
+        if len(sizes) < 2:
+            raise ValueError(f"sizes must have an input and an output size, got {list(sizes)}")
+        names = [activation] * (len(sizes) - 2) + [output_activation]
+        layers = [
+            Dense(n_in, n_out, name, initializer)
+            for (n_in, n_out), name in zip(pairwise(sizes), names, strict=True)
+        ]
+        return cls(layers, dtype=dtype, seed=seed)
+
+    def _allocate(self, layers: tuple[Dense, ...], dtype: np.dtype[Any]) -> None:
+        """Set every attribute; the parameters are 0."""
+        self.layers = layers
+        self.dtype = dtype
+        self._n_in = layers[0].n_in
+        self._n_out = layers[-1].n_out
+        self._layout = Layout.of(layers, dtype)
+        self._parameters = Parameters(self._layout)
+        self._workspaces = Workspaces(self._layout)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layers": self.layers, "dtype": self.dtype, "parameters": self.get_parameters()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A fresh arena: a copied buffer would not start a cache line.
+        self._allocate(state["layers"], as_dtype(state["dtype"]))
+        self.set_parameters(state["parameters"])
+
+    def __repr__(self) -> str:
+        sizes = "-".join(str(size) for size in (self.n_in, *(d.n_out for d in self.layers)))
+        names = ", ".join(layer.activation for layer in self.layers)
+        return f"MLP({sizes}; {names}; {self.n_parameters:,} parameters; {self.dtype})"
+
+    # --- Parameters -----------------------------------------------------------------------
+
+    @property
+    def n_in(self) -> int:
+        """Features of a sample."""
+        return self._n_in
+
+    @property
+    def n_out(self) -> int:
+        """Outputs for a sample."""
+        return self._n_out
+
+    @property
+    def parameters(self) -> Parameters:
+        """Weights and biases with their memory and its layout."""
+        return self._parameters
+
+    @property
+    def weights(self) -> tuple[NDArray[Any], ...]:
+        """Writable view of each layer's W, shape (n_out, n_in)."""
+        return self._parameters.weights
+
+    @property
+    def biases(self) -> tuple[NDArray[Any], ...]:
+        """Writable view of each layer's b, shape (n_out,)."""
+        return self._parameters.biases
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights and biases."""
+        return self._layout.n_parameters
+
+    def get_parameters(self) -> NDArray[Any]:
+        """Copy all parameters into one vector.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_parameters,)
+            W₁ (n_out × n_in, row-major), b₁, W₂, b₂ and so on.
+        """
+        return self._parameters.to_vector()
+
+    def set_parameters(self, vector: ArrayLike) -> None:
+        """Overwrite all parameters, in place.
+
+        Parameters
+        ----------
+        vector : array_like of shape (n_parameters,)
+            In the order of :meth:`get_parameters`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it does not hold real numbers or the shape does not fit.
+        """
+        self._parameters.set_vector(vector)
+
+    def astype(self, dtype: DTypeLike) -> MLP:
+        """Copy the network, with parameters of another type.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+            Type of the copy.
+
+        Returns
+        -------
+        MLP
+            An independent network.
+
+        Raises
+        ------
+        ValueError
+            If the dtype is another.
+        """
+        net = empty_network(self.layers, dtype)
+        net.set_parameters(self.get_parameters())
+        return net
+
+    @property
+    def kernel_arguments(self) -> tuple[NDArray[np.int64], NDArray[np.float64], Array]:
+        """Layer table, alphas and arena: how every network kernel's arguments begin."""
+        return self._layout.table, self._layout.alphas, self._parameters.arena
+
+    @property
+    def workspaces(self) -> Workspaces:
+        """Memory for kernels, of the calling thread."""
+        return self._workspaces
+
+    # --- Forward, loss and gradient -------------------------------------------------------
+
+    def __call__(self, X: ArrayLike) -> Array:
+        """Return the outputs, as :meth:`forward` does.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_samples, n_out) or (n_out,)
+            Outputs of the last layer.
+        """
+        return self.forward(X)
+
+    def forward(self, X: ArrayLike, out: Array | None = None) -> Array:
+        """Return the outputs of the last layer, computed in one call of a kernel.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample; there may be none.
+        out : numpy.ndarray of shape (n_samples, n_out) or (n_out,), optional
+            Receives the outputs: writable, of the network's dtype, with contiguous
+            rows, and no part of `X`.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_samples, n_out) or (n_out,)
+            `out`, or a new array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `X` or `out` does not fit.
+        """
+        x, single = as_samples(X, self._n_in, self.dtype)
+        shape = (self._n_out,) if single else (len(x), self._n_out)
+        if out is None:
+            out = np.empty(shape, self.dtype)
+        else:
+            check_output(out, shape, x)
+        self._forward_rows(x, out[np.newaxis] if single else out)
+        return out
+
+    def _forward_rows(self, x: Array, out: Array) -> None:
+        n_threads = threads_for(len(x) * self._layout.work_per_sample)
+        workspace = self._workspaces.forward(len(x), n_threads)
+        current_kernels().network_forward(*self.kernel_arguments, x, out, workspace, n_threads)
+
+    def predict(self, X: ArrayLike) -> Array:
+        """Return the outputs for any number of samples, block by block.
+
+        Beside the outputs, memory is needed for one block only, also where `X` is
+        memory-mapped or of another dtype; Ctrl-C works between blocks.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_samples, n_out) or (n_out,)
+            Outputs of the last layer. For losses on logits these are logits:
+            :func:`fastmlp.softmax` and :func:`fastmlp.sigmoid` give probabilities.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `X` does not fit.
+        """
+        array = real_array("X", X)
+        if array.ndim != 2:
+            return self.forward(array)
+        as_samples(array[:0], self._n_in, self.dtype)
+        out = np.empty((len(array), self._n_out), self.dtype)
+        for block in self._blocks(len(array)):
+            self._forward_rows(as_rows(array[block], self.dtype), out[block])
+        return out
+
+    def _blocks(self, n: int) -> Iterable[slice]:
+        """Cut n samples into blocks; not by time, so that sums do not depend on it."""
+        rows = int(WORK_PER_CALL / self._layout.work_per_sample)
+        rows = min(max(rows, catalogue.ROW_BLOCK), ROWS_PER_CALL)
+        return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
+
+    def loss(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str = "cross_entropy",
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        """Return the mean loss, Σᵢ wᵢ L(F(xᵢ), yᵢ) / Σᵢ wᵢ.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+        y : array_like
+            For ``"cross_entropy"`` an integer label or a row of probabilities for each
+            sample, else a row of `n_out` numbers (with one output also one number).
+        loss : str, default="cross_entropy"
+            Name of the loss, one of :data:`fastmlp.losses.LOSSES`.
+        sample_weight : array_like of shape (n_samples,), optional
+            Weights w, at least 0; equal if left out.
+
+        Returns
+        -------
+        float
+            The mean over the samples.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        row, batch = make_batch(self, X, y, loss, sample_weight)
+        return self.mean_loss(batch, row)
+
+    def mean_loss(self, batch: Batch, loss: catalogue.Loss) -> float:
+        """Return the mean loss of samples that have been checked, block by block.
+
+        Parameters
+        ----------
+        batch : Batch
+            From :func:`make_batch`.
+        loss : fastmlp.kernels.catalogue.Loss
+            From there too.
+
+        Returns
+        -------
+        float
+            The mean over the samples.
+        """
+        total = weight_sum = 0.0
+        for block in self._blocks(len(batch.x)):
+            part = batch.part(block)
+            n_threads = threads_for(len(part.x) * self._layout.work_per_sample)
+            workspace = self._workspaces.training(len(part.x), n_threads)
+            value = current_kernels().network_loss(
+                *self.kernel_arguments, *part, loss.code, workspace, n_threads
+            )
+            weights = part.sample_weight
+            weight = weights.sum(dtype=np.float64) if len(batch.sample_weight) else len(part.x)
+            total += weight * value
+            weight_sum += weight
+        return float(total / weight_sum)
+
+    def value_and_grad(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str = "cross_entropy",
+        sample_weight: ArrayLike | None = None,
+    ) -> tuple[float, Gradient]:
+        """Return the mean loss and its gradient, by backpropagation.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+        y : array_like
+            Targets, as for :meth:`loss`.
+        loss : str, default="cross_entropy"
+            Name of the loss.
+        sample_weight : array_like of shape (n_samples,), optional
+            Weights, at least 0; equal if left out.
+
+        Returns
+        -------
+        value : float
+            The mean over the samples.
+        grad : Gradient
+            Its derivatives, as ``grad.weights[l]``, ``grad.biases[l]`` and
+            ``grad.to_vector()``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        row, batch = make_batch(self, X, y, loss, sample_weight)
+        n_threads = threads_for(GRADIENT_WORK * len(batch.x) * self._layout.work_per_sample)
+        grad = Gradient(self._layout)
+        workspace = self._workspaces.training(len(batch.x), n_threads)
+        value = current_kernels().network_gradient(
+            *self.kernel_arguments, *batch, row.code, grad.arena, workspace, n_threads
+        )
+        return value, grad
+
+    # --- Training -------------------------------------------------------------------------
+
+    def train_step(
+        self, X: ArrayLike, y: ArrayLike, loss: str = "cross_entropy", *, optimizer: Optimizer
+    ) -> float:
+        """Update the parameters by one step on one batch.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+        y : array_like
+            Targets, as for :meth:`loss`.
+        loss : str, default="cross_entropy"
+            Name of the loss.
+        optimizer : Optimizer
+            Its state belongs to this network from now on.
+
+        Returns
+        -------
+        float
+            The mean loss before the update.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; then nothing has changed.
+        """
+        row, batch = make_batch(self, X, y, loss)
+        losses_of_steps = np.empty(1)
+        n_samples = len(batch.x)
+        run_steps(self, batch, np.arange(n_samples), n_samples, row, optimizer, losses_of_steps)
+        return float(losses_of_steps[0])
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str = "cross_entropy",
+        optimizer: Optimizer | None = None,
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        metrics: Iterable[str | MetricFunction] = (),
+        callbacks: Iterable[Callback | EpochFunction] = (),
+        verbose: Literal[0, 1, 2] = 1,
+        seed: Seed = None,
+    ) -> History:
+        """Train on mini-batches; further calls continue from where the last one ended.
+
+        Ctrl-C stops between two steps and leaves a usable network. If the loss of an
+        epoch is not finite, training stops with a RuntimeWarning.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in)
+            Samples.
+        y : array_like
+            Targets, as for :meth:`loss`.
+        loss : str, default="cross_entropy"
+            Name of the loss.
+        optimizer : Optimizer, optional
+            How to update; the default is ``Adam()``, which needs the least tuning. Its
+            state belongs to this network from now on.
+        epochs : int, default=10
+            Passes over the samples, at least 1.
+        batch_size : int, default=32
+            Samples of a step; the last batch of an epoch may be smaller.
+        shuffle : bool, default=True
+            Whether each epoch visits the samples in a new random order.
+        validation_data : (X, y), optional
+            Samples to compute the loss and the metrics of after each epoch.
+        metrics : iterable of str or callable, default=()
+            Names of :data:`fastmlp.metrics.METRICS` or functions ``f(y, output)`` that
+            return a number. They cost one more forward pass an epoch.
+        callbacks : iterable of Callback or callable, default=()
+            What to call meanwhile. A plain function is called after each epoch with
+            ``(net, epoch, history)``; training stops if it returns something true.
+        verbose : {0, 1, 2}, default=1
+            Nothing, a progress bar, or a line for each epoch, on standard error.
+        seed : int or numpy.random.Generator, optional
+            Where the order of samples comes from.
+
+        Returns
+        -------
+        History
+            Loss, metrics and seconds of each epoch.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit or the data are not finite; then nothing has
+            changed.
+        """
+        from . import training
+
+        return training.fit(
+            self,
+            X,
+            y,
+            loss,
+            optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            validation_data=validation_data,
+            metrics=metrics,
+            callbacks=callbacks,
+            verbose=verbose,
+            seed=seed,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write layers and parameters to a safetensors file, all of it or nothing.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write or replace; :func:`fastmlp.load` reads it.
+        """
+        from . import serialization
+
+        serialization.save(self, path)
+
+
+def _check_layers(layers: Iterable[Dense]) -> tuple[Dense, ...]:
+    """Return layers of which each takes what the one before gives."""
+    layers = tuple(layers)
+    if not layers:
+        raise ValueError("layers must hold at least one layer, got none")
+    for layer in layers:
+        if not isinstance(layer, Dense):
+            raise TypeError(f"layers must hold Dense layers, got {layer!r}")
+    for index, (below, above) in enumerate(pairwise(layers), start=1):
+        if below.n_out != above.n_in:
+            raise ValueError(
+                f"layers[{index}] takes {above.n_in} features, but layers[{index - 1}] "
+                f"gives {below.n_out}"
+            )
+    return layers
+
+
+def empty_network(layers: Iterable[Dense], dtype: DTypeLike) -> MLP:
+    """Return a network whose parameters are 0, without drawing initial ones.
+
+    Parameters
+    ----------
+    layers : iterable of Dense
+        From input to output.
+    dtype : {"float32", "float64"}
+        Type of parameters and outputs.
+
+    Returns
+    -------
+    MLP
+        To be filled with ``set_parameters``.
+    """
+    net = MLP.__new__(MLP)
+    net._allocate(_check_layers(layers), as_dtype(dtype))
+    return net
+
+
+def make_batch(
+    net: MLP,
+    X: ArrayLike,
+    y: ArrayLike,
+    loss: str,
+    sample_weight: ArrayLike | None = None,
+    arguments: tuple[str, str] = ("X", "y"),
+) -> tuple[catalogue.Loss, Batch]:
+    """Check a loss and samples for a network.
+
+    Parameters
+    ----------
+    net : MLP
+        The network.
+    X, y : array_like
+        As for :meth:`MLP.loss`.
+    loss : str
+        Name of the loss.
+    sample_weight : array_like, optional
+        As for :meth:`MLP.loss`.
+    arguments : tuple of str, default=("X", "y")
+        What the user calls `X` and `y`.
+
+    Returns
+    -------
+    loss : fastmlp.kernels.catalogue.Loss
+        Row of the loss.
+    batch : Batch
+        Arrays that the kernels can read.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+    """
+    row = losses.get(loss, net.layers[-1].activation)
+    sizes = {"n_in": net.n_in, "n_out": net.n_out}
+    return row, as_batch(
+        X, y, sample_weight, **sizes, loss=row, dtype=net.dtype, arguments=arguments
+    )
+
+
+def run_steps(
+    net: MLP,
+    batch: Batch,
+    order: NDArray[np.int64],
+    batch_size: int,
+    loss: catalogue.Loss,
+    optimizer: Optimizer,
+    losses_of_steps: NDArray[np.float64],
+) -> None:
+    """Run mini-batch steps in one call of a kernel.
+
+    Parameters
+    ----------
+    net : MLP
+        Its parameters are updated in place.
+    batch : Batch
+        All samples.
+    order : numpy.ndarray of int64
+        Samples to visit.
+    batch_size : int
+        Samples of a step.
+    loss : fastmlp.kernels.catalogue.Loss
+        Row of the loss.
+    optimizer : Optimizer
+        Its state is updated in place.
+    losses_of_steps : numpy.ndarray of float64, shape (n_steps,)
+        Receives the mean loss of each batch before its update.
+    """
+    state = check_optimizer(optimizer).bind(net.parameters)
+    n_steps = len(losses_of_steps)
+    rows = min(batch_size, len(order))
+    n_threads = threads_for(GRADIENT_WORK * rows * net.parameters.layout.work_per_sample)
+    current_kernels().network_train(
+        *net.kernel_arguments,
+        state,
+        batch.x,
+        batch.target,
+        batch.labels,
+        order,
+        batch_size,
+        loss.code,
+        optimizer.row.code,
+        optimizer.coefficients(n_steps),
+        losses_of_steps,
+        net.workspaces.training(rows, n_threads),
+        n_threads,
+    )
+    optimizer.step_count += n_steps

@@ -1,0 +1,306 @@
+"""What tests share: backends, dtypes, comparison with the reference, small networks."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+# More threads than most machines have cores; Numba reads it once, when it is imported.
+os.environ["NUMBA_NUM_THREADS"] = "7"
+
+import numpy as np
+import pytest
+from fastmlp.kernels import BACKENDS, arena, load_backend, reference
+from fastmlp.kernels.catalogue import CODES, LOSSES
+
+# --- Backends and dtypes ------------------------------------------------------------------
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Name of each backend; one that is not installed is skipped, on CI an error."""
+    try:
+        load_backend(request.param)
+    except ImportError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"backend {request.param!r} does not load: {error}")
+    return request.param
+
+
+@pytest.fixture
+def kernels(backend: str) -> ModuleType:
+    """Kernels of each backend."""
+    return load_backend(backend)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
+    """Each dtype that the kernels take."""
+    return request.param
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers, the same in every test."""
+    return np.random.default_rng(20)
+
+
+# --- Comparison with the reference --------------------------------------------------------
+
+
+#: Arguments that are tables made by the caller, contiguous; the rows of others may lie apart.
+TABLES = ("layers", "coefficients")
+
+
+def rounding_bound(
+    dtype: np.dtype, n_terms: int, sums: np.ndarray, magnitude: np.ndarray | float
+) -> np.ndarray:
+    """Return how far two evaluations of each of some sums of products may lie apart.
+
+    A sum of n products, in any order, fused or not, is off by at most n·u·Σ|products|
+    with u = eps/2 (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section
+    3.1), so two of them are at most n·eps·Σ|products| apart. Eight terms more stand for
+    the bias, the factor of the mean and the few ulp of exp, log and tanh. Among subnormal
+    numbers a rounding is an absolute error. What is not finite has no bound to offer.
+    """
+    info = np.finfo(dtype)
+    errors = [info.eps * np.nan_to_num(np.abs(size), posinf=0) for size in (sums, magnitude)]
+    return (n_terms + 8) * (sum(errors) + info.smallest_subnormal)
+
+
+def assert_close(
+    actual: np.ndarray,
+    expected: np.ndarray,
+    dtype: np.dtype,
+    n_terms: int,
+    magnitude: np.ndarray | float | None,
+    label: str,
+) -> None:
+    """Compare with `rounding_bound`; NaN and ±inf must be where they are expected."""
+    if magnitude is None:
+        magnitude = np.abs(expected[np.isfinite(expected)]).max(initial=0)
+    error = np.abs(actual.astype(np.float64) - expected)
+    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+    wrong = np.argwhere(~(same | (error <= rounding_bound(dtype, n_terms, expected, magnitude))))
+    assert not len(wrong), (
+        f"{label}: {len(wrong)} of {actual.size} elements are wrong, the first at "
+        f"{wrong[0].tolist()}: {actual[tuple(wrong[0])]}, expected {expected[tuple(wrong[0])]}"
+    )
+
+
+def framed(array: np.ndarray, contiguous: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return a frame of NaN (of 0 for integers) and the view within it that equals `array`.
+
+    The view starts one element after the frame does, so it is not aligned to vectors,
+    and its rows lie apart unless it must be contiguous. What reads beyond it gets NaN.
+    """
+    filling = np.nan if array.dtype.kind == "f" else 0
+    shape = (array.size,) if contiguous else array.shape
+    frame = np.full([length + 3 for length in shape], filling, array.dtype)
+    view = frame[tuple(slice(1, 1 + length) for length in shape)].reshape(array.shape)
+    view[...] = array
+    return frame, view
+
+
+@pytest.fixture
+def compare(kernels: ModuleType) -> Callable[..., dict[str, Any]]:
+    """Return the function that compares a kernel of each backend with the reference."""
+
+    def run(
+        name: str, arguments: dict[str, Any], magnitudes: dict[str, Any], n_terms: int
+    ) -> dict[str, Any]:
+        """Run kernel `name` on framed views and compare its outputs, return those expected.
+
+        The outputs are the keys of `magnitudes`, whose values are Σ|products| of each
+        element as far as it exceeds the element, or None for the largest element that is
+        expected; "return" is the value returned. The kernel cannot write to other arrays
+        but the workspace, and around outputs and workspace nothing may change.
+        """
+        expected = {
+            key: value.copy() if isinstance(value, np.ndarray) else value
+            for key, value in arguments.items()
+        }
+        expected["return"] = getattr(reference, name)(**expected)
+        arrays = {key: value for key, value in arguments.items() if isinstance(value, np.ndarray)}
+        frames = {key: framed(value, key in TABLES) for key, value in arrays.items()}
+        floats = [value.dtype for value in arrays.values() if value.dtype.kind == "f"]
+        dtype = min(floats, key=lambda dtype: dtype.itemsize)  # tables are always float64
+        before = {key: frame.tobytes() for key, (frame, _) in frames.items()}
+        for key, (_, view) in frames.items():
+            view.flags.writeable = key in magnitudes or key == "workspace"
+        actual = arguments | {key: view for key, (_, view) in frames.items()}
+        actual["return"] = getattr(kernels, name)(**actual)
+        for key, magnitude in magnitudes.items():
+            pair = np.asarray(actual[key]), np.asarray(expected[key])
+            assert_close(*pair, dtype, n_terms, magnitude, f"{name}, {key}")
+        for key, (frame, view) in frames.items():
+            if view.flags.writeable:
+                view[...] = arguments[key]
+            assert frame.tobytes() == before[key], f"{name} wrote to {key} where it must not"
+        return expected
+
+    return run
+
+
+# --- Small networks -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network, a batch and a loss: what the network kernels have in common."""
+
+    layers: np.ndarray
+    alphas: np.ndarray
+    parameters: np.ndarray
+    x: np.ndarray
+    target: np.ndarray
+    labels: np.ndarray
+    sample_weight: np.ndarray
+    loss: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of the network."""
+        return self.parameters.dtype
+
+    @property
+    def n_out(self) -> int:
+        """Outputs of the network."""
+        return int(self.layers[-1, CODES["N_OUT"]])
+
+    @property
+    def n_terms(self) -> int:
+        """Length of the longest chain of sums in a forward and a backward pass."""
+        return int(self.layers[:, [CODES["N_IN"], CODES["N_OUT"]]].sum()) + len(self.x)
+
+    @property
+    def used(self) -> np.ndarray:
+        """Indices of the arena's elements that are not padding."""
+        return np.flatnonzero(_used(self.layers, len(self.parameters)))
+
+    def arguments(self, kernel: str, n_threads: int = 1, **others: Any) -> dict[str, Any]:
+        """Return the arguments of a network kernel: fields, a workspace and `others`."""
+        forward_only = kernel == "network_forward"
+        size = arena.forward_workspace_size if forward_only else arena.training_workspace_size
+        n_rows = others.get("batch_size", len(self.x))
+        length = size(self.layers, n_rows, self.dtype.itemsize, n_threads)
+        workspace = np.full(length, np.nan, self.dtype)
+        known = vars(self) | {"workspace": workspace, "n_threads": n_threads} | others
+        names = inspect.signature(getattr(reference, kernel)).parameters
+        return {name: known[name] for name in names}
+
+    def replace(self, **changes: Any) -> Problem:
+        """Return the problem with other values in some fields."""
+        return replace(self, **changes)
+
+
+def _draw_target(rng: np.random.Generator, loss: int, shape: tuple[int, int]) -> np.ndarray:
+    """Return targets of the kind that the loss takes."""
+    if LOSSES[loss].target == "values":
+        return rng.normal(size=shape)
+    return rng.dirichlet(np.ones(shape[1]), shape[0])
+
+
+@pytest.fixture
+def draw_target() -> Callable[..., np.ndarray]:
+    """Return the function that draws the targets of a loss."""
+    return _draw_target
+
+
+@pytest.fixture(
+    params=[
+        pytest.param((row.name, as_labels), id=f"{row.name}-{'labels' if as_labels else 'rows'}")
+        for row in LOSSES
+        for as_labels in (False, True)
+        if "labels" in row.target or not as_labels
+    ]
+)
+def objective(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Each loss with each form of its target, as options of `make_problem`."""
+    loss, as_labels = request.param
+    return {"loss": loss, "as_labels": as_labels}
+
+
+def _used(layers: np.ndarray, n_elements: int) -> np.ndarray:
+    mask = np.zeros(n_elements, bool)
+    for n_in, n_out, weight, stride, bias, _ in layers:
+        for start in (*range(weight, weight + n_in * stride, stride), bias):
+            mask[start : start + n_out] = True
+    return mask
+
+
+def _smallest_pre_activation(problem: Problem) -> float:
+    """Return min |z|, the distance to the kinks of piecewise linear activations."""
+    a, smallest = problem.x, np.inf
+    for (n_in, n_out, start, stride, bias, activation), alpha in zip(
+        problem.layers, problem.alphas, strict=True
+    ):
+        weight = problem.parameters[start : start + n_in * stride].reshape(n_in, stride)
+        z = a @ weight[:, :n_out] + problem.parameters[bias : bias + n_out]
+        smallest = np.abs(z).min(initial=smallest)
+        a = np.empty_like(z)
+        reference.activation_forward(z, activation, alpha, a)
+    return float(smallest)
+
+
+def _draw_problem(
+    rng: np.random.Generator,
+    dtype: type,
+    widths: Sequence[int],
+    activations: Sequence[str],
+    loss: str,
+    n_samples: int,
+    as_labels: bool,
+) -> Problem:
+    sizes = list(itertools.pairwise(widths))
+    layers, n_elements = arena.layer_table(
+        sizes, [CODES[name.upper()] for name in activations], np.dtype(dtype).itemsize
+    )
+    parameters = arena.aligned_zeros(n_elements, dtype)
+    used = _used(layers, n_elements)
+    # About 1/√n_in in the hidden layers keeps every layer's outputs near 1.
+    parameters[used] = rng.normal(size=used.sum()) / np.sqrt(np.mean(widths))
+    n_out = widths[-1]
+    target = _draw_target(rng, CODES[loss.upper()], (n_samples, n_out))
+    labels = rng.integers(n_out, size=n_samples) if as_labels else np.empty(0, np.int64)
+    return Problem(
+        layers=layers,
+        alphas=np.full(len(layers), 0.2),
+        parameters=parameters,
+        x=rng.normal(size=(n_samples, widths[0])).astype(dtype),
+        target=target[: 0 if as_labels else n_samples].astype(dtype),
+        labels=labels,
+        sample_weight=np.empty(0, dtype),
+        loss=CODES[loss.upper()],
+    )
+
+
+@pytest.fixture
+def make_problem() -> Callable[..., Problem]:
+    """Return the function that draws a random network and batch."""
+
+    def make(
+        dtype: type,
+        widths: Sequence[int],
+        activations: Sequence[str],
+        loss: str = "quadratic",
+        n_samples: int = 5,
+        as_labels: bool = False,
+        margin: float | None = None,
+    ) -> Problem:
+        """Draw until no pre-activation is within `margin` of 0 (default 64 eps)."""
+        margin = 64 * np.finfo(dtype).eps if margin is None else margin
+        for seed in itertools.count():
+            rng = np.random.default_rng(seed)
+            problem = _draw_problem(rng, dtype, widths, activations, loss, n_samples, as_labels)
+            if _smallest_pre_activation(problem) > margin:
+                return problem
+        raise AssertionError
+
+    return make

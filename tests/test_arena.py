@@ -1,0 +1,74 @@
+"""The arena: rows are aligned and apart, layers do not overlap, nothing is lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fastmlp.kernels import arena
+from fastmlp.kernels.catalogue import CODES
+
+SIZES = [(1, 1), (3, 16), (5, 17), (2, 1024), (784, 2048), (7, 10)]
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_row_stride_is_padded_least(itemsize):
+    for n_columns in range(5000):
+        stride = arena.row_stride(n_columns, itemsize)
+        assert stride % 16 == 0
+        assert n_columns == stride == 0 or stride * itemsize % 4096 != 0
+        assert n_columns <= stride < n_columns + 32
+
+
+def test_row_stride_without_conflict_is_the_next_multiple_of_16():
+    assert [arena.row_stride(n, 4) for n in (1, 16, 17, 32, 1008)] == [16, 16, 32, 32, 1008]
+
+
+def test_row_stride_steps_over_4_kib():
+    assert arena.row_stride(1024, 4) == 1040
+    assert arena.row_stride(1024, 8) == 1040
+    assert arena.row_stride(512, 8) == 528
+    assert arena.row_stride(512, 4) == 512
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 1000])
+def test_aligned_zeros(n, dtype):
+    for _ in range(8):  # the allocator's own alignment varies
+        array = arena.aligned_zeros(n, dtype)
+        assert array.shape == (n,)
+        assert array.dtype == dtype
+        assert not array.any()
+        assert array.flags.writeable
+        assert n == 0 or array.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_layers_fill_the_arena_without_overlap(itemsize):
+    layers, n_elements = arena.layer_table(SIZES, range(len(SIZES)), itemsize)
+    assert layers.dtype == np.int64
+    owners = np.zeros(n_elements, int)
+    for (n_in, n_out), row in zip(SIZES, layers, strict=True):
+        weight, stride, bias = (row[CODES[name]] for name in ("WEIGHT", "STRIDE", "BIAS"))
+        assert (row[CODES["N_IN"]], row[CODES["N_OUT"]]) == (n_in, n_out)
+        assert stride == arena.row_stride(n_out, itemsize)
+        assert weight * itemsize % 64 == bias * itemsize % 64 == 0
+        owners[weight : weight + n_in * stride] += 1
+        owners[bias : bias + stride] += 1
+    assert (owners == 1).all()
+    assert layers[:, CODES["ACTIVATION"]].tolist() == list(range(len(SIZES)))
+
+
+def test_layer_table_takes_one_activation_a_layer():
+    with pytest.raises(ValueError, match="shorter"):
+        arena.layer_table([(2, 3), (3, 1)], [CODES["RELU"]], 4)
+
+
+def test_forward_workspace_is_bounded():
+    layers, _ = arena.layer_table([(64, 256), (256, 10)], [0, 0], 4)
+    sizes = [arena.forward_workspace_size(layers, n, 4, 2) for n in (96, 97, 1_000_000)]
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_workspaces_grow_with_threads_and_rows():
+    layers, _ = arena.layer_table([(64, 256), (256, 10)], [0, 0], 4)
+    for size in (arena.forward_workspace_size, arena.training_workspace_size):
+        assert size(layers, 1, 4, 1) < size(layers, 2, 4, 1) < size(layers, 2, 4, 2)

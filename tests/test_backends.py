@@ -1,0 +1,145 @@
+"""Choice of backend and threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+
+import fastmlp as fm
+from fastmlp import backends
+
+
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch):
+    """Put the globals back after each test."""
+    for name in ("_default_backend", "_threads", "_forked"):
+        monkeypatch.setattr(backends, name, getattr(backends, name))
+
+
+def test_default_is_the_fastest_that_is_installed():
+    compiled = fm.kernels.has_compiled_kernels()
+    assert fm.get_backend() == ("cython" if compiled else "numba")
+
+
+def test_set_backend():
+    fm.set_backend("numpy")
+    assert fm.get_backend() == "numpy"
+    assert backends.current_kernels() is fm.kernels.load_backend("numpy")
+
+
+def test_use_backend_ends_with_its_block_and_may_be_nested(backend):
+    before = fm.get_backend()
+    with fm.use_backend(backend):
+        assert fm.get_backend() == backend
+        with pytest.raises(RuntimeError, match="inner"), fm.use_backend("numpy"):  # noqa: PT012
+            assert fm.get_backend() == "numpy"
+            raise RuntimeError("inner")
+        assert fm.get_backend() == backend
+    assert fm.get_backend() == before
+
+
+def test_use_backend_concerns_its_own_thread_only():
+    before, seen = fm.get_backend(), []
+    with fm.use_backend("numpy"):
+        thread = threading.Thread(target=lambda: seen.append(fm.get_backend()))
+        thread.start()
+        thread.join()
+    assert seen == [before]
+
+
+@pytest.mark.parametrize("choose", [fm.set_backend, lambda name: fm.use_backend(name).__enter__()])
+def test_unknown_backends_are_refused(choose):
+    with pytest.raises(ValueError, match=r"backend must be one of 'cython', .*nearest: 'numba'"):
+        choose("nunba")
+
+
+def test_set_num_threads():
+    fm.set_num_threads(5)
+    assert fm.get_num_threads() == 5
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"), [(0, 1), (1.9e6, 1), (2e6, 1), (3.9e6, 1), (4e6, 2), (7e6, 3), (1e12, 4)]
+)
+def test_threads_grow_with_the_work(work, expected):
+    fm.set_num_threads(4)
+    assert backends.threads_for(work) == expected
+
+
+def test_threads_can_be_forced_on_small_work():
+    fm.set_num_threads(7, work_per_thread=0)
+    assert backends.threads_for(0) == 7
+    fm.set_num_threads(7)
+    assert backends.threads_for(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((0,), ValueError, "n must be an integer of at least 1, got 0"),
+        ((2.0,), TypeError, "n must be an integer of at least 1, got 2.0"),
+        ((True,), TypeError, "n must be an integer of at least 1, got True"),
+        ((2, -1), ValueError, r"work_per_thread must be a number in \[0, inf\), got -1"),
+    ],
+)
+def test_wrong_thread_counts_are_refused(arguments, error, message):
+    before = fm.get_num_threads()
+    with pytest.raises(error, match=message):
+        fm.set_num_threads(*arguments)
+    assert fm.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("", 8), ("3", 3), ("3,2", 3), (" 2 ", 2), ("99", 8), ("0", 8), ("many", 8), ("-1", 8)],
+)
+def test_omp_num_threads_lowers_the_default(monkeypatch, value, expected):
+    monkeypatch.setattr(backends, "usable_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert backends._default_threads().n == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinities")
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("max 100000", 8), ("150000 100000", 2), ("10000 100000", 1), ("", 8)]
+)
+def test_affinity_and_quota_limit_the_cores(monkeypatch, quota, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(Path, "read_text", lambda _: quota)
+    assert backends.usable_cores() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_a_forked_child_runs_one_thread():
+    fm.set_num_threads(3, work_per_thread=0)
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of forks among threads
+        child = os.fork()
+    if child == 0:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fm.set_num_threads(4)
+        answer = f"{fm.get_num_threads()} {backends.threads_for(1e12)} {len(caught)}"
+        os.write(write, answer.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 100) == b"1 1 1"
+    assert fm.get_num_threads() == 3
+
+
+def test_show_config_prints_what_config_returns(capsys):
+    fm.set_num_threads(3)
+    fm.show_config()
+    lines = capsys.readouterr().out.splitlines()
+    entries = backends.config()
+    assert entries["fastmlp"] == fm.__version__
+    assert entries["threads"] == 3
+    assert [line.split("  ")[0] for line in lines] == list(entries)
+    assert all(
+        line.endswith(str(value)) for line, value in zip(lines, entries.values(), strict=True)
+    )

@@ -1,0 +1,239 @@
+"""Network kernels agree with the reference: depths, widths, batches, threads, weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fastmlp.kernels.catalogue import CODES, OPTIMIZERS
+
+#: Widths of networks of depth 1 to 4, with odd tails and a sum of 300 products.
+WIDTHS = {
+    1: (7, 3),
+    2: (17, 33, 10),
+    3: (65, 31, 1, 5),
+    4: (9, 300, 16, 8, 2),
+}
+ACTIVATIONS = ("leaky_relu", "tanh", "relu", "sigmoid")
+
+#: Batches: none, the matrix–vector path, small ones, more than a row block.
+N_SAMPLES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 97, 200)
+
+every_depth = pytest.mark.parametrize("depth", WIDTHS)
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda row: row.name)
+every_thread_count = pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
+
+
+@pytest.fixture
+def make_network(make_problem, dtype):
+    """Return the function that draws a network of some depth, its last layer linear."""
+
+    def make(depth, **options):
+        activations = (*ACTIVATIONS[: depth - 1], "identity")
+        return make_problem(dtype, WIDTHS[depth], activations, **options)
+
+    return make
+
+
+def compare_forward(compare, problem, n_threads=1):
+    out = np.full((len(problem.x), problem.n_out), np.nan, problem.dtype)
+    arguments = problem.arguments("network_forward", n_threads, out=out)
+    compare("network_forward", arguments, {"out": None}, problem.n_terms)
+
+
+def compare_gradient(compare, problem, n_threads=1):
+    """Compare loss and gradient; the reference leaves NaN in the padding of `grad`."""
+    grad = np.full_like(problem.parameters, np.nan)
+    arguments = problem.arguments("network_loss", n_threads)
+    compare("network_loss", arguments, {"return": None}, problem.n_terms)
+    arguments = problem.arguments("network_gradient", n_threads, grad=grad)
+    return compare("network_gradient", arguments, {"return": None, "grad": None}, problem.n_terms)[
+        "grad"
+    ]
+
+
+@every_depth
+@pytest.mark.parametrize("n_samples", N_SAMPLES)
+def test_forward_and_gradient(compare, make_network, depth, n_samples):
+    problem = make_network(depth, n_samples=n_samples)
+    compare_forward(compare, problem)
+    compare_gradient(compare, problem)
+
+
+@every_thread_count
+@every_depth
+def test_threads(compare, make_network, depth, n_threads):
+    problem = make_network(depth, n_samples=200)
+    compare_forward(compare, problem, n_threads)
+    compare_gradient(compare, problem, n_threads)
+
+
+@pytest.mark.parametrize("n_samples", [1, 17])
+def test_gradient_of_every_loss(compare, make_network, objective, n_samples):
+    problem = make_network(2, **objective, n_samples=n_samples)
+    compare_gradient(compare, problem)
+
+
+def test_sample_weight(compare, make_network, rng, objective):
+    problem = make_network(2, **objective, n_samples=17)
+    sample_weight = 3 * rng.random(17).astype(problem.dtype)
+    sample_weight[::3] = 0
+    compare_gradient(compare, problem.replace(sample_weight=sample_weight))
+    grad = compare_gradient(compare, problem.replace(sample_weight=0 * sample_weight))
+    assert not grad[problem.used].any()
+
+
+def test_integer_weights_are_repeated_samples(kernels, make_network, objective):
+    problem = make_network(2, **objective, n_samples=9)
+    repeats = np.arange(9) % 4
+
+    def repeat(array):
+        return np.repeat(array, repeats, axis=0) if len(array) else array
+
+    weighted = problem.replace(sample_weight=repeats.astype(problem.dtype))
+    repeated = problem.replace(
+        x=np.repeat(problem.x, repeats, axis=0),
+        target=problem.target
+        if objective["as_labels"]
+        else np.repeat(problem.target, repeats, axis=0),
+        labels=np.repeat(problem.labels, repeats) if objective["as_labels"] else problem.labels,
+    )
+    grads, values = [], []
+    for each in (weighted, repeated):
+        grads.append(np.zeros_like(problem.parameters))
+        arguments = each.arguments("network_gradient", grad=grads[-1])
+        values.append(kernels.network_gradient(**arguments))
+        assert values[-1] == kernels.network_loss(**each.arguments("network_loss"))
+    tolerance = repeated.n_terms * np.finfo(problem.dtype).eps
+    np.testing.assert_allclose(*grads, rtol=0, atol=tolerance * np.abs(grads[0]).max())
+    np.testing.assert_allclose(*values, rtol=tolerance)
+
+
+@pytest.mark.parametrize("central", [False, True], ids=["forward", "central"])
+def test_difference_gradient(kernels, make_problem, dtype, central):
+    problem = make_problem(dtype, WIDTHS[2], ("tanh", "identity"), n_samples=3)
+    step = np.finfo(dtype).eps ** (1 / 3 if central else 1 / 2)
+    indices = problem.used[::-7].copy()  # some, in any order
+    parameters, out = problem.parameters.copy(), np.full(len(indices), np.nan)
+    steps = np.full(len(indices), step, dtype)
+    steps[::2] *= -2
+    arguments = problem.arguments(
+        "network_difference_gradient", indices=indices, steps=steps, central=central, out=out
+    )
+    kernels.network_difference_gradient(**arguments)
+    assert problem.parameters.tobytes() == parameters.tobytes()
+    grad = np.zeros_like(parameters)
+    kernels.network_gradient(**problem.arguments("network_gradient", grad=grad))
+    # Truncation is of the order step^2 or step, rounding of n · eps / step.
+    bound = 4 * (step**2 if central else step) + problem.n_terms * np.finfo(dtype).eps / step
+    np.testing.assert_allclose(out, grad[indices], rtol=0, atol=bound * np.abs(grad).max())
+
+
+@pytest.mark.parametrize("central", [False, True], ids=["forward", "central"])
+def test_difference_gradient_is_that_of_the_scheme(compare, make_problem, rng, central):
+    problem = make_problem(np.float64, (5, 4, 3), ("tanh", "sigmoid"), "mse")
+    steps = rng.uniform(0.1, 0.3, len(problem.used))  # so large that the scheme shows
+    arguments = problem.arguments(
+        "network_difference_gradient",
+        indices=problem.used,
+        steps=steps,
+        central=central,
+        out=np.full(len(steps), np.nan),
+    )
+    magnitudes = {"out": 1 / steps, "parameters": 0}
+    compare("network_difference_gradient", arguments, magnitudes, problem.n_terms)
+
+
+def training_arguments(problem, optimizer, order, batch_size, n_threads=1):
+    """Return the arguments of a run whose coefficients differ in every step."""
+    n_steps = -(-len(order) // batch_size)
+    coefficients = np.linspace(0.1, 0.4, len(optimizer.coefficients))
+    return problem.arguments(
+        "network_train",
+        n_threads,
+        state=np.zeros((len(optimizer.state), len(problem.parameters)), problem.dtype),
+        order=order,
+        batch_size=batch_size,
+        optimizer=optimizer.code,
+        coefficients=coefficients * 0.95 ** np.arange(n_steps)[:, None],
+        losses=np.full(n_steps, np.nan),
+    )
+
+
+def compare_training(compare, problem, arguments):
+    magnitudes = {"parameters": None, "state": None, "losses": None}
+    # Every step adds its own rounding to that of the steps before it.
+    n_terms = problem.n_terms * (1 + len(arguments["losses"]))
+    return compare("network_train", arguments, magnitudes, n_terms)
+
+
+@every_optimizer
+@every_depth
+@pytest.mark.parametrize("batch_size", [1, 4, 9, 100])
+def test_train(compare, make_network, rng, optimizer, depth, batch_size):
+    problem = make_network(depth, n_samples=23)
+    order = rng.integers(23, size=min(3 * batch_size + 2, 203))  # repeats, a short last batch
+    after = compare_training(
+        compare, problem, training_arguments(problem, optimizer, order, batch_size)
+    )
+    assert not np.array_equal(after["parameters"], problem.parameters)
+
+
+@every_optimizer
+def test_train_on_every_loss(compare, make_network, rng, optimizer, objective):
+    problem = make_network(2, **objective, n_samples=23)
+    arguments = training_arguments(problem, optimizer, rng.permutation(23), 8)
+    compare_training(compare, problem, arguments)
+
+
+@every_thread_count
+def test_train_with_threads(compare, make_network, rng, n_threads):
+    problem = make_network(2, n_samples=300)
+    arguments = training_arguments(problem, OPTIMIZERS[0], rng.permutation(300), 128, n_threads)
+    compare_training(compare, problem, arguments)
+
+
+@every_optimizer
+def test_train_on_no_samples_changes_nothing(compare, make_network, optimizer):
+    problem = make_network(2)
+    arguments = training_arguments(problem, optimizer, np.empty(0, np.int64), 8)
+    after = compare_training(compare, problem, arguments)
+    assert after["parameters"].tobytes() == problem.parameters.tobytes()
+
+
+@every_optimizer
+def test_padding_stays_zero(kernels, make_network, rng, optimizer):
+    problem = make_network(2, n_samples=23)
+    arguments = training_arguments(problem, optimizer, rng.integers(23, size=100), 8, 3)
+    kernels.network_train(**arguments)
+    padding = np.setdiff1d(np.arange(len(problem.parameters)), problem.used)
+    assert len(padding)
+    assert not arguments["parameters"][padding].any()
+    assert not arguments["state"][:, padding].any()
+    assert arguments["parameters"][problem.used].all()
+
+
+def test_nan_in_one_sample_stays_in_its_row(compare, make_network):
+    problem = make_network(4, n_samples=17)
+    problem.x[5, 3] = np.nan
+    compare_forward(compare, problem)
+
+
+def test_a_step_of_sgd_follows_the_gradient(kernels, make_network):
+    problem = make_network(2, n_samples=17)
+    grad = np.zeros_like(problem.parameters)
+    value = kernels.network_gradient(**problem.arguments("network_gradient", grad=grad))
+    expected = problem.parameters - problem.dtype.type(0.5) * grad
+    losses = np.full(1, np.nan)
+    arguments = problem.arguments(
+        "network_train",
+        state=np.zeros((0, len(grad)), problem.dtype),
+        order=np.arange(17),
+        batch_size=17,
+        optimizer=CODES["SGD"],
+        coefficients=np.array([[0.5, 0]]),
+        losses=losses,
+    )
+    kernels.network_train(**arguments)
+    tolerance = 4 * problem.n_terms * np.finfo(problem.dtype).eps
+    np.testing.assert_allclose(losses[0], value, rtol=tolerance)
+    np.testing.assert_allclose(problem.parameters, expected, rtol=0, atol=tolerance)
