@@ -225,7 +225,7 @@ class ProgressBar(Callback):
         history : History
             Still empty.
         """
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
 
         self._bar = tqdm(total=self.epochs, unit="epoch", file=sys.stderr)
 

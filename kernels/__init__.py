@@ -50,6 +50,8 @@ def load_backend(name: str) -> ModuleType:
 
     Raises
     ------
+    ValueError
+        If there is no backend of that name.
     ImportError
         If the backend is not part of this installation, or ``FASTMLP_ISA`` asks for an
         instruction set that the processor or the installation lacks.
@@ -58,6 +60,8 @@ def load_backend(name: str) -> ModuleType:
         return importlib.import_module(f"{__name__}.reference")
     if name == "numba":
         return importlib.import_module(f"{__name__}.numba_backend")
+    if name != "cython":
+        raise ValueError(f"name must be one of {', '.join(BACKENDS)}, got {name!r}")
     if not has_compiled_kernels():
         raise ImportError(
             "this installation of fastmlp has no compiled kernels; install it again where "
@@ -68,9 +72,7 @@ def load_backend(name: str) -> ModuleType:
 
 def instruction_sets() -> tuple[str, ...]:
     """Return the instruction sets that the processor has, the widest last."""
-    from . import _processor
-
-    return _processor.instruction_sets()
+    return importlib.import_module(f"{__name__}._processor").instruction_sets()
 
 
 @cache

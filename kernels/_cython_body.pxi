@@ -50,8 +50,17 @@ cdef Matrix matrix_of(cnp.ndarray array, cnp.ndarray like) except *:
     return matrix
 
 
-cdef void* contiguous(cnp.ndarray array, int expected) except? NULL:
+cdef Matrix writable(cnp.ndarray array, cnp.ndarray like) except *:
+    """Describe a vector or matrix that the kernel writes to."""
+    if not cnp.PyArray_ISWRITEABLE(array):
+        raise ValueError("expected a writable array for an output, got a read-only one")
+    return matrix_of(array, like)
+
+
+cdef void* contiguous(cnp.ndarray array, int expected, bint written=False) except? NULL:
     """Return the first element of a contiguous array of a type."""
+    if written and not cnp.PyArray_ISWRITEABLE(array):
+        raise ValueError("expected a writable array for an output, got a read-only one")
     if cnp.PyArray_TYPE(array) != expected or not cnp.PyArray_IS_C_CONTIGUOUS(array):
         name = "int64" if expected == cnp.NPY_INT64 else "float64"
         raise TypeError(f"expected a contiguous array of {name}, got {array.dtype}")
@@ -92,7 +101,7 @@ cdef Data data_of(
 
 def activation_forward(cnp.ndarray z, int activation, double alpha, cnp.ndarray out):
     """Apply an activation to every element: a = σ(z)."""
-    cdef Matrix source = matrix_of(z, z), sink = matrix_of(out, z)
+    cdef Matrix source = matrix_of(z, z), sink = writable(out, z)
     cdef bint single = is_single(z)
     with nogil:
         if single:
@@ -105,7 +114,7 @@ def activation_backward(
     cnp.ndarray y, cnp.ndarray grad, int activation, double alpha, cnp.ndarray out
 ):
     """Multiply a gradient by the activation's derivative: grad ⊙ σ' (the right of BP1, BP2)."""
-    cdef Matrix outputs = matrix_of(y, y), source = matrix_of(grad, y), sink = matrix_of(out, y)
+    cdef Matrix outputs = matrix_of(y, y), source = matrix_of(grad, y), sink = writable(out, y)
     cdef bint single = is_single(y)
     with nogil:
         if single:
@@ -116,7 +125,7 @@ def activation_backward(
 
 def softmax_forward(cnp.ndarray z, cnp.ndarray out):
     """Turn logits into probabilities: exp(zⱼ) / Σₖ exp(zₖ) in each row."""
-    cdef Matrix source = matrix_of(z, z), sink = matrix_of(out, z)
+    cdef Matrix source = matrix_of(z, z), sink = writable(out, z)
     cdef bint single = is_single(z)
     with nogil:
         if single:
@@ -137,8 +146,8 @@ def dense_forward(
 ):
     """Run one dense layer on a batch: a = σ(x·weight + bias)."""
     cdef Matrix source = matrix_of(x, x), w = matrix_of(weight, x), b = matrix_of(bias, x)
-    cdef Matrix sink = matrix_of(out, x)
-    cdef void* scratch = matrix_of(workspace, x).data
+    cdef Matrix sink = writable(out, x)
+    cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
     with nogil, parallel(num_threads=n_threads):
         if single:
@@ -162,7 +171,7 @@ def dense_forward_single(
     """Run one dense layer on one sample: a = σ(x·weight + bias)."""
     cdef void* source = matrix_of(x, x).data
     cdef Matrix w = matrix_of(weight, x), b = matrix_of(bias, x)
-    cdef void* sink = matrix_of(out, x).data
+    cdef void* sink = writable(out, x).data
     cdef bint single = is_single(x)
     with nogil:
         if single:
@@ -183,8 +192,8 @@ def dense_backward_input(
 ):
     """Carry δ down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
     cdef Matrix source = matrix_of(delta, delta), w = matrix_of(weight, delta)
-    cdef Matrix outputs = matrix_of(y, delta), sink = matrix_of(out, delta)
-    cdef void* scratch = matrix_of(workspace, delta).data
+    cdef Matrix outputs = matrix_of(y, delta), sink = writable(out, delta)
+    cdef void* scratch = writable(workspace, delta).data
     cdef bint single = is_single(delta)
     with nogil, parallel(num_threads=n_threads):
         if single:
@@ -209,7 +218,7 @@ def dense_backward_input_single(
     """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
     cdef void* source = matrix_of(delta, delta).data
     cdef void* outputs = matrix_of(y, delta).data
-    cdef void* sink = matrix_of(out, delta).data
+    cdef void* sink = writable(out, delta).data
     cdef Matrix w = matrix_of(weight, delta)
     cdef bint single = is_single(delta)
     with nogil:
@@ -226,8 +235,8 @@ def dense_backward_input_single(
 cdef Update storing(cnp.ndarray grad_weight, cnp.ndarray grad_bias, cnp.ndarray like) except *:
     """Describe the update that writes the gradient to arrays."""
     cdef Update to
-    to.weight = matrix_of(grad_weight, like)
-    to.bias = matrix_of(grad_bias, like)
+    to.weight = writable(grad_weight, like)
+    to.bias = writable(grad_bias, like)
     to.weight_state, to.bias_state = to.weight.data, to.bias.data
     to.slot, to.optimizer = 0, STORE
     to.coefficients = NULL
@@ -245,7 +254,7 @@ def dense_backward_weight(
     """Sum a batch's gradient of one layer: xᵀ·δ (BP4) and Σᵢ δᵢ (BP3)."""
     cdef Matrix inputs = matrix_of(x, x), deltas = matrix_of(delta, x)
     cdef Update to = storing(grad_weight, grad_bias, x)
-    cdef void* scratch = matrix_of(workspace, x).data
+    cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
     with nogil, parallel(num_threads=n_threads):
         if single:
@@ -274,7 +283,7 @@ def loss_forward(
 ):
     """Compute the loss of each sample."""
     cdef Data data = data_of(output, target, labels, None, loss)
-    cdef void* sink = matrix_of(out, output).data
+    cdef void* sink = writable(out, output).data
     cdef bint single = is_single(output)
     with nogil:
         if single:
@@ -293,7 +302,7 @@ def loss_backward(
 ):
     """Differentiate the batch's mean loss by the outputs: wᵢ/Σw · ∂Lᵢ/∂oᵢ."""
     cdef Data data = data_of(output, target, labels, sample_weight, loss)
-    cdef Matrix sink = matrix_of(out, output)
+    cdef Matrix sink = writable(out, output)
     cdef bint single = is_single(output)
     with nogil:
         if single:
@@ -327,8 +336,8 @@ def optimizer_step(
     int n_threads=1,
 ):
     """Update parameters in place by one step of an optimizer."""
-    cdef Matrix theta = matrix_of(parameters, parameters), gradient = matrix_of(grad, parameters)
-    cdef Matrix memory = matrix_of(state, parameters)
+    cdef Matrix theta = writable(parameters, parameters), gradient = matrix_of(grad, parameters)
+    cdef Matrix memory = writable(state, parameters)
     cdef const double* c = <const double*> contiguous(coefficients, cnp.NPY_FLOAT64)
     cdef Py_ssize_t n = cnp.PyArray_DIM(coefficients, 0)
     cdef bint single = is_single(parameters)
@@ -356,8 +365,8 @@ def network_forward(
 ):
     """Run the whole network forward: aˡ = σ(Wˡaˡ⁻¹ + bˡ) for every layer."""
     cdef Network net = network_of(layers, alphas, parameters, x)
-    cdef Matrix source = matrix_of(x, x), sink = matrix_of(out, x)
-    cdef void* scratch = matrix_of(workspace, x).data
+    cdef Matrix source = matrix_of(x, x), sink = writable(out, x)
+    cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
     with nogil:
         if single:
@@ -381,7 +390,7 @@ def network_loss(
     """Return the mean loss of a batch, Σᵢ wᵢ Lᵢ / Σw: the empirical risk."""
     cdef Network net = network_of(layers, alphas, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss)
-    cdef void* scratch = matrix_of(workspace, x).data
+    cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
     cdef double mean
     with nogil:
@@ -408,11 +417,11 @@ def network_gradient(
     """Return the mean loss of a batch and store its gradient: backpropagation, BP1–BP4."""
     cdef Network net = network_of(layers, alphas, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss)
-    cdef void* scratch = matrix_of(workspace, x).data
+    cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
     cdef double mean = 0
     cdef Step step
-    step.parameters = step.state = matrix_of(grad, x).data
+    step.parameters = step.state = writable(grad, x).data
     step.slot, step.optimizer, step.mean = 0, STORE, &mean
     step.coefficients = NULL
     with nogil:
@@ -441,11 +450,13 @@ def network_difference_gradient(
     """Estimate ∂L/∂θ by finite differences, one or two forward passes for each weight."""
     cdef Network net = network_of(layers, alphas, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss)
+    cdef Matrix theta = writable(parameters, x)
     cdef const int64_t* elements = <const int64_t*> contiguous(indices, cnp.NPY_INT64)
     cdef Matrix h = matrix_of(steps, x)
-    cdef double* estimates = <double*> contiguous(out, cnp.NPY_FLOAT64)
-    cdef void* scratch = matrix_of(workspace, x).data
+    cdef double* estimates = <double*> contiguous(out, cnp.NPY_FLOAT64, True)
+    cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
+    net.parameters = theta.data  # which it moves and puts back
     with nogil:
         if single:
             difference_gradient(
@@ -479,19 +490,19 @@ def network_train(
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update."""
     cdef Network net = network_of(layers, alphas, parameters, x)
     cdef Data data = data_of(x, target, labels, None, loss)
-    cdef Matrix memory = matrix_of(state, x)
-    cdef void* scratch = matrix_of(workspace, x).data
+    cdef Matrix theta = writable(parameters, x), memory = writable(state, x)
+    cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
     cdef Step step
     cdef Run run
     data.order = <const int64_t*> contiguous(order, cnp.NPY_INT64)
-    step.parameters, step.state, step.slot = net.parameters, memory.data, memory.stride
+    step.parameters, step.state, step.slot = theta.data, memory.data, memory.stride
     step.optimizer = optimizer
     run.n_visits = cnp.PyArray_DIM(order, 0)
     run.batch_size = batch_size
     run.n_coefficients = cnp.PyArray_DIM(coefficients, 1)
     run.coefficients = <const double*> contiguous(coefficients, cnp.NPY_FLOAT64)
-    run.means = <double*> contiguous(losses, cnp.NPY_FLOAT64)
+    run.means = <double*> contiguous(losses, cnp.NPY_FLOAT64, True)
     with nogil:
         if single:
             train_team(&net, &data, &step, &run, <float*> scratch, n_threads)

@@ -118,19 +118,22 @@ cdef inline floating row_maximum(const floating* row, Py_ssize_t n) noexcept nog
     return highest
 
 
-cdef inline floating log_sum_exp(const floating* row, Py_ssize_t n) noexcept nogil:
+cdef inline floating sum_exp(
+    const floating* row, Py_ssize_t n, floating highest
+) noexcept nogil:
+    """Return Σ exp(oⱼ − highest): the softmax's denominator, which cannot overflow."""
     cdef Py_ssize_t j
-    cdef floating highest = row_maximum(row, n), total = 0
+    cdef floating total = 0
     for j in range(n):
         total += fast_exp(row[j] - highest)
-    return highest + <floating> log(total)
+    return total
 
 
 cdef inline void softmax(const floating* z, Py_ssize_t n, floating* out) noexcept nogil:
     cdef Py_ssize_t j
-    cdef floating normalizer = log_sum_exp(z, n)
+    cdef floating highest = row_maximum(z, n), total = sum_exp(z, n, highest)
     for j in range(n):
-        out[j] = fast_exp(z[j] - normalizer)
+        out[j] = fast_exp(z[j] - highest) / total
 
 
 cdef inline floating squared_distance(
@@ -147,11 +150,12 @@ cdef inline floating cross_entropy(
     const floating* output, const floating* target, Py_ssize_t label, Py_ssize_t n
 ) noexcept nogil:
     cdef Py_ssize_t j
-    cdef floating total = 0, normalizer = log_sum_exp(output, n)
+    cdef floating total = 0, highest = row_maximum(output, n)
+    cdef floating log_sum = <floating> log(sum_exp(output, n, highest))
     if target is NULL:
-        return normalizer - output[label]
+        return log_sum - (output[label] - highest)
     for j in range(n):  # a class of probability 0 costs nothing, even with logit −inf
-        total += 0 if target[j] == 0 else target[j] * (normalizer - output[j])
+        total += 0 if target[j] == 0 else target[j] * (log_sum - (output[j] - highest))
     return total
 
 
@@ -188,16 +192,17 @@ cdef inline void cross_entropy_gradient(
     floating* out,
 ) noexcept nogil:
     cdef Py_ssize_t j
-    cdef floating total = 0, normalizer = log_sum_exp(output, n)
+    cdef floating total = 0
+    softmax(output, n, out)
     if target is NULL:
         for j in range(n):
-            out[j] = share * fast_exp(output[j] - normalizer)
-        out[label] = share * (fast_exp(output[label] - normalizer) - 1)
+            out[j] *= share
+        out[label] -= share
         return
     for j in range(n):
         total += target[j]
     for j in range(n):
-        out[j] = share * (total * fast_exp(output[j] - normalizer) - target[j])
+        out[j] = share * (total * out[j] - target[j])
 
 
 cdef inline void loss_gradient(

@@ -7,7 +7,8 @@ arguments and the same results up to rounding, NaN and ±inf included.
 Conventions
 -----------
 Arrays of one call share one dtype, float32 or float64, and have a unit stride along
-the last axis; rows may be any distance apart. Shapes are not checked. Inputs are only
+the last axis; rows may be any distance apart. Arrays said to be int64 or float64 are
+contiguous. Shapes are not checked; n_out is at least 1. Inputs are only
 read. Outputs and workspaces come from the caller, and an output overlaps no input
 unless a docstring says so. Rows are samples: ``x`` is (n_samples, n_in), ``weight`` is
 stored (n_in, n_out), so z = x·weight + bias. Kernels named ``…_single`` take one
@@ -23,7 +24,7 @@ Symbols are the lecture's: z = Wa + b, a = σ(z), δ = ∂L/∂z, and the four e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,14 +80,20 @@ ACTIVATION_GRADIENTS = {
 }
 
 
-def _log_sum_exp(output: Array) -> Array:
-    highest = output.max(axis=1, keepdims=True, initial=-np.inf)
-    return highest + np.log(np.exp(output - highest).sum(axis=1, keepdims=True))
+def _shifted(output: Array) -> Array:
+    """Subtract each row's maximum, so that exp cannot overflow."""
+    return output - output.max(axis=1, keepdims=True, initial=-np.inf)
+
+
+def _softmax(output: Array) -> Array:
+    small = np.exp(_shifted(output))
+    return small / small.sum(axis=1, keepdims=True)
 
 
 def _cross_entropy(output: Array, target: Array) -> Array:
     # A class of probability 0 costs nothing, even where its logit is −inf.
-    log_softmax = output - _log_sum_exp(output)
+    shifted = _shifted(output)
+    log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return -np.where(target == 0, 0, target * log_softmax).sum(axis=1)
 
 
@@ -106,9 +113,7 @@ LOSS_GRADIENTS = {
     CODES["QUADRATIC"]: lambda o, t: o - t,
     CODES["MSE"]: lambda o, t: 2 / o.shape[1] * (o - t),
     # Σⱼ tⱼ = 1 for probabilities; keeping the sum makes the gradient exact for any row.
-    CODES["CROSS_ENTROPY"]: lambda o, t: (
-        t.sum(axis=1, keepdims=True) * np.exp(o - _log_sum_exp(o)) - t
-    ),
+    CODES["CROSS_ENTROPY"]: lambda o, t: t.sum(axis=1, keepdims=True) * _softmax(o) - t,
     CODES["BINARY_CROSS_ENTROPY"]: lambda o, t: (_sigmoid(o) - t) / o.shape[1],
 }
 
@@ -183,7 +188,7 @@ def softmax_forward(z: Array, out: Array) -> None:
     out : array of shape (n_samples, n_out)
         Receives the probabilities. May be `z` itself.
     """
-    out[...] = np.exp(z - _log_sum_exp(z))
+    out[...] = _softmax(z)
 
 
 def dense_forward(
@@ -356,7 +361,7 @@ def loss_forward(output: Array, target: Array, labels: Indices, loss: int, out: 
     ----------
     output : array of shape (n_samples, n_out)
         Outputs of the network.
-    target : array of shape (n_samples, n_out)
+    target : array of shape (n_samples, n_out), or (0, n_out) with labels
         Values or probabilities; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample in [0, n_out), for cross-entropy; empty if `target` counts.
@@ -382,7 +387,7 @@ def loss_backward(
     ----------
     output : array of shape (n_samples, n_out)
         Outputs of the network.
-    target : array of shape (n_samples, n_out)
+    target : array of shape (n_samples, n_out), or (0, n_out) with labels
         Values or probabilities; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.
@@ -461,7 +466,7 @@ def _adam(
     theta -= learning_rate / correction1 * first / (np.sqrt(second / correction2) + eps)
 
 
-OPTIMIZER_STEPS = {
+OPTIMIZER_STEPS: dict[int, Callable[..., None]] = {
     CODES["SGD"]: _sgd,
     CODES["MOMENTUM"]: _momentum,
     CODES["ADAM"]: _adam,
@@ -544,7 +549,7 @@ def network_loss(
         The arena.
     x : array of shape (n_samples, n_in)
         Inputs.
-    target : array of shape (n_samples, n_out)
+    target : array of shape (n_samples, n_out), or (0, n_out) with labels
         Values or probabilities; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.
@@ -601,7 +606,7 @@ def network_gradient(
         The arena.
     x : array of shape (n_samples, n_in)
         Inputs.
-    target : array of shape (n_samples, n_out)
+    target : array of shape (n_samples, n_out), or (0, n_out) with labels
         Values or probabilities; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.
@@ -671,7 +676,7 @@ def network_difference_gradient(
         may read it meanwhile.
     x : array of shape (n_samples, n_in)
         Inputs.
-    target : array of shape (n_samples, n_out)
+    target : array of shape (n_samples, n_out), or (0, n_out) with labels
         Values or probabilities; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.
@@ -743,7 +748,7 @@ def network_train(
         State of the optimizer, updated in place.
     x : array of shape (n_samples, n_in)
         Inputs of all samples.
-    target : array of shape (n_samples, n_out)
+    target : array of shape (n_samples, n_out), or (0, n_out) with labels
         Values or probabilities; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.

@@ -15,6 +15,7 @@ os.environ["NUMBA_NUM_THREADS"] = "7"
 
 import numpy as np
 import pytest
+
 from fastmlp.kernels import BACKENDS, arena, load_backend, reference
 from fastmlp.kernels.catalogue import CODES, LOSSES
 

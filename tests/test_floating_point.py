@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+
 from fastmlp.kernels import arena
 from fastmlp.kernels.catalogue import CODES
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fastmlp.kernels import reference
 
 import fastmlp as fm
 from fastmlp.activations import ACTIVATIONS
+from fastmlp.kernels import reference
 from fastmlp.losses import LOSSES
 
 SIZES = (4, 5, 6, 5, 3)

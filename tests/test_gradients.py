@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fastmlp.kernels.catalogue import ACTIVATIONS
 
 WIDTHS = (4, 5, 3, 4, 3)

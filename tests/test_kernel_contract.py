@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+
 from fastmlp.kernels import catalogue, load_backend, reference
 
 TABLES = [catalogue.ACTIVATIONS, catalogue.LOSSES, catalogue.OPTIMIZERS]

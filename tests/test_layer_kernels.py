@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fastmlp.kernels import arena, reference
 from fastmlp.kernels.catalogue import ACTIVATIONS, CODES, LOSSES, OPTIMIZERS
 

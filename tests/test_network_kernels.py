@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fastmlp.kernels.catalogue import CODES, OPTIMIZERS
 
 #: Widths of networks of depth 1 to 4, with odd tails and a sum of 300 products.

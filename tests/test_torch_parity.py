@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fastmlp.kernels import catalogue
 from fastmlp.kernels.catalogue import CODES
 
