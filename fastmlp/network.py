@@ -31,7 +31,6 @@ from .backends import current_kernels, threads_for
 from .initializers import Initializer
 from .kernels import catalogue
 from .layers import Dense
-from .optimizers import Optimizer, check_optimizer
 from .parameters import Gradient, Layout, Parameters
 from .workspaces import Workspaces
 
@@ -41,8 +40,9 @@ if TYPE_CHECKING:
     from .callbacks import Callback, EpochFunction
     from .history import History
     from .metrics import MetricFunction
+    from .optimizers import Optimizer
 
-__all__ = ["MLP", "empty_network", "make_batch", "run_steps"]
+__all__ = ["GRADIENT_WORK", "MLP", "empty_network", "make_batch"]
 
 #: Operations and rows of one call where the samples are cut into blocks: below 100 ms,
 #: and a few tens of MB of workspace.
@@ -477,11 +477,9 @@ class MLP:
         TypeError, ValueError
             If an argument does not fit; then nothing has changed.
         """
-        row, batch = make_batch(self, X, y, loss)
-        losses_of_steps = np.empty(1)
-        n_samples = len(batch.x)
-        run_steps(self, batch, np.arange(n_samples), n_samples, row, optimizer, losses_of_steps)
-        return float(losses_of_steps[0])
+        from . import training
+
+        return training.step(self, X, y, loss, optimizer)
 
     def fit(
         self,
@@ -653,53 +651,3 @@ def make_batch(
     return row, as_batch(
         X, y, sample_weight, **sizes, loss=row, dtype=net.dtype, arguments=arguments
     )
-
-
-def run_steps(
-    net: MLP,
-    batch: Batch,
-    order: NDArray[np.int64],
-    batch_size: int,
-    loss: catalogue.Loss,
-    optimizer: Optimizer,
-    losses_of_steps: NDArray[np.float64],
-) -> None:
-    """Run mini-batch steps in one call of a kernel.
-
-    Parameters
-    ----------
-    net : MLP
-        Its parameters are updated in place.
-    batch : Batch
-        All samples.
-    order : numpy.ndarray of int64
-        Samples to visit.
-    batch_size : int
-        Samples of a step.
-    loss : fastmlp.kernels.catalogue.Loss
-        Row of the loss.
-    optimizer : Optimizer
-        Its state is updated in place.
-    losses_of_steps : numpy.ndarray of float64, shape (n_steps,)
-        Receives the mean loss of each batch before its update.
-    """
-    state = check_optimizer(optimizer).bind(net.parameters)
-    n_steps = len(losses_of_steps)
-    rows = min(batch_size, len(order))
-    n_threads = threads_for(GRADIENT_WORK * rows * net.parameters.layout.work_per_sample)
-    current_kernels().network_train(
-        *net.kernel_arguments,
-        state,
-        batch.x,
-        batch.target,
-        batch.labels,
-        order,
-        batch_size,
-        loss.code,
-        optimizer.row.code,
-        optimizer.coefficients(n_steps),
-        losses_of_steps,
-        net.workspaces.training(rows, n_threads),
-        n_threads,
-    )
-    optimizer.step_count += n_steps

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ._validation import (
     Batch,
@@ -18,15 +18,16 @@ from ._validation import (
     check_integer,
     real_array,
 )
+from .backends import current_kernels, threads_for
 from .callbacks import Callback, EpochFunction, as_callbacks, progress
 from .history import History
 from .kernels import catalogue
 from .metrics import MetricFunction, by_name
-from .network import MLP, make_batch, run_steps
+from .network import GRADIENT_WORK, MLP, make_batch
 from .optimizers import Adam, Optimizer, check_optimizer
 from .pacing import Pace
 
-__all__ = ["fit"]
+__all__ = ["fit", "step"]
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,49 @@ def _run_epoch(plan: _Plan, pace: Pace) -> np.ndarray:
     losses = np.empty(-(-n_samples // size))
     for steps in pace.slices(len(losses)):
         visits = order[steps.start * size : steps.stop * size]
-        run_steps(plan.net, data, visits, size, plan.loss, plan.optimizer, losses[steps])
+        _run_steps(plan.net, data, visits, size, plan.loss, plan.optimizer, losses[steps])
     return losses
+
+
+def _run_steps(
+    net: MLP,
+    batch: Batch,
+    visits: NDArray[np.int64],
+    batch_size: int,
+    loss: catalogue.Loss,
+    optimizer: Optimizer,
+    losses: NDArray[np.float64],
+) -> None:
+    """Update a network by mini-batch steps, in one call of a kernel."""
+    state = check_optimizer(optimizer).bind(net.parameters)
+    n_steps = len(losses)
+    n_threads = threads_for(GRADIENT_WORK * batch_size * net.parameters.layout.work_per_sample)
+    current_kernels().network_train(
+        *net.kernel_arguments,
+        state,
+        batch.x,
+        batch.target,
+        batch.labels,
+        visits,
+        batch_size,
+        loss.code,
+        optimizer.row.code,
+        optimizer.coefficients(n_steps),
+        losses,
+        net.workspaces.training(batch_size, n_threads),
+        n_threads,
+    )
+    optimizer.step_count += n_steps
+
+
+def step(  # numpydoc ignore=PR01,RT01
+    net: MLP, X: ArrayLike, y: ArrayLike, loss: str, optimizer: Optimizer
+) -> float:
+    """Update a network once; :meth:`fastmlp.MLP.train_step` describes the arguments."""
+    row, batch = make_batch(net, X, y, loss)
+    n_samples, losses = len(batch.x), np.empty(1)
+    _run_steps(net, batch, np.arange(n_samples), n_samples, row, optimizer, losses)
+    return float(losses[0])
 
 
 def _mean_over_samples(losses: np.ndarray, n_samples: int, batch_size: int) -> float:
