@@ -30,7 +30,13 @@ ISA_VARIABLE = "FASTMLP_ISA"
 
 @cache
 def has_compiled_kernels() -> bool:
-    """Return whether this installation has the compiled extension."""
+    """Return whether this installation has the compiled extension.
+
+    Returns
+    -------
+    bool
+        False where it was built as pure Python.
+    """
     return importlib.util.find_spec(f"{__name__}._processor") is not None
 
 
@@ -71,7 +77,13 @@ def load_backend(name: str) -> ModuleType:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Return the instruction sets that the processor has, the widest last."""
+    """Return the instruction sets that the processor has.
+
+    Returns
+    -------
+    tuple of str
+        From "base" to the widest.
+    """
     return importlib.import_module(f"{__name__}._processor").instruction_sets()
 
 
