@@ -18,6 +18,7 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
                   Py_ssize_t columns)
     void multiply_wide(const float* a, const float* b, Py_ssize_t b_step, Py_ssize_t depth,
                        float* c, Py_ssize_t columns)
+    void transpose(const float* a, Py_ssize_t a_row, float* c, Py_ssize_t c_row)
     float dot(const float* a, const float* b, Py_ssize_t n)
     Py_ssize_t vector_width(const double* kind)
     Py_ssize_t tile_columns(const double* kind)
@@ -27,6 +28,7 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
                   Py_ssize_t columns)
     void multiply_wide(const double* a, const double* b, Py_ssize_t b_step, Py_ssize_t depth,
                        double* c, Py_ssize_t columns)
+    void transpose(const double* a, Py_ssize_t a_row, double* c, Py_ssize_t c_row)
     double dot(const double* a, const double* b, Py_ssize_t n)
 
 
@@ -104,10 +106,17 @@ cdef inline void pack_transposed(
     Matrix b, Py_ssize_t row, Py_ssize_t rows, floating* panel
 ) noexcept nogil:
     """Copy rows of b to the columns of a panel; zeros up to the tile's width."""
-    cdef Py_ssize_t k, j, width = tile_columns(panel)
+    cdef Py_ssize_t k, j, width = tile_columns(panel), square = vector_width(panel)
+    cdef Py_ssize_t whole_rows = rows // square, whole_columns = b.columns // square
     cdef const floating* source = <const floating*> b.data + row * b.stride
+    for k in range(whole_columns):
+        for j in range(whole_rows):
+            transpose(
+                source + j * square * b.stride + k * square, b.stride,
+                panel + k * square * width + j * square, width,
+            )
     for k in range(b.columns):
-        for j in range(rows):
+        for j in range(whole_rows * square if k < whole_columns * square else 0, rows):
             panel[k * width + j] = source[j * b.stride + k]
         for j in range(rows, width):
             panel[k * width + j] = 0

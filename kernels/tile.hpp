@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <utility>
 
 namespace fastmlp {
 
@@ -46,6 +47,9 @@ static inline void multiply_tile(const T* a, std::ptrdiff_t a_row, std::ptrdiff_
                                  const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c) {
     using Vector = typename Pack<T>::type;
     constexpr std::ptrdiff_t width = vector_width<T>();
+    // Processors foresee no steps of more than 2 KiB, so ask for what comes 8 steps later: 80 →
+    // 125 GF/s at 128 × 2048 × 2048, and 147 → 164 with steps of 3 KiB through a.
+    constexpr std::ptrdiff_t ahead = 8;
     Vector sum[ROWS][VECTORS];
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r)
@@ -54,6 +58,12 @@ static inline void multiply_tile(const T* a, std::ptrdiff_t a_row, std::ptrdiff_
             sum[r][v] = *reinterpret_cast<const Vector*>(c + r * tile_columns<T>() + v * width);
     for (std::ptrdiff_t k = 0; k < depth; ++k, a += a_step, b += b_step) {
         Vector row[VECTORS];
+        if (a_step != 1) {
+            __builtin_prefetch(a + ahead * a_step);
+            __builtin_prefetch(a + ahead * a_step + (ROWS - 1) * a_row);
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(b + ahead * b_step + v * width);
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v)
             row[v] = *reinterpret_cast<const Vector*>(b + v * width);
@@ -88,6 +98,36 @@ static void multiply(const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_step, co
         multiply_rows<T, 2>(a, a_row, a_step, b, b_step, depth, c, rows);
     else
         multiply_rows<T, 1>(a, a_row, a_step, b, b_step, depth, c, rows);
+}
+
+// Puts lane i of vectors a and b beside each other: half 0 has the lower lanes, half 1 the upper.
+template <int HALF, typename Vector, std::size_t... I>
+static inline Vector interleave(Vector a, Vector b, std::index_sequence<I...>) {
+    constexpr std::size_t width = sizeof...(I);
+    return __builtin_shufflevector(a, b, (HALF * width / 2 + I / 2 + I % 2 * width)...);
+}
+
+// Writes the transpose of a square of vector_width rows: log₂(width) perfect shuffles of rows.
+template <typename T>
+static inline void transpose(const T* a, std::ptrdiff_t a_row, T* c, std::ptrdiff_t c_row) {
+    using Vector = typename Pack<T>::type;
+    constexpr int width = vector_width<T>();
+    using Lanes = std::make_index_sequence<width>;
+    Vector rows[width], shuffled[width];
+#pragma GCC unroll 16
+    for (int r = 0; r < width; ++r) rows[r] = *reinterpret_cast<const Vector*>(a + r * a_row);
+#pragma GCC unroll 4
+    for (int step = width; step > 1; step /= 2) {
+#pragma GCC unroll 8
+        for (int r = 0; r < width / 2; ++r) {
+            shuffled[2 * r] = interleave<0>(rows[r], rows[r + width / 2], Lanes());
+            shuffled[2 * r + 1] = interleave<1>(rows[r], rows[r + width / 2], Lanes());
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < width; ++r) rows[r] = shuffled[r];
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < width; ++r) *reinterpret_cast<Vector*>(c + r * c_row) = rows[r];
 }
 
 template <typename T, int VECTORS = WIDE_TILE_VECTORS>
