@@ -1,21 +1,26 @@
 """The kernels in Numba; :mod:`~fastmlp.kernels.reference` says what each one means.
 
-:mod:`~fastmlp.kernels.numba_backend` loads this file twice: as a serial module, whose
-kernels any ``@njit`` code may call, and as a parallel one. All compiled functions are
-here, because Numba's disk cache does not see edits in other files.
+:mod:`~fastmlp.kernels.numba_backend` loads this file twice: as a serial module and as a
+parallel one. All compiled functions are here, because Numba's disk cache does not see edits
+in other files.
 
 Every output element is computed by one thread, in the order of the contraction, however
 the work is split: so the bits are the same for any number of threads. Floating point is
 strict, with two exceptions: the tile may fuse a product into its sum, and the dot product
-of a single sample may be summed in the lanes of a vector.
+of few rows may be summed in the lanes of a vector.
+
+What keeps compilation short: a kernel has one signature for each dtype, and inner functions
+see one type of matrix and one of vector, whatever the caller's. Each ``_inner`` function is
+optimised together with all that it calls, so calls are not nested deeply; an ``_inline`` one
+is copied to where it is called, so it is short or called from few places.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import math
-from typing import NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
@@ -35,13 +40,19 @@ SGD, MOMENTUM, ADAM = CODES["SGD"], CODES["MOMENTUM"], CODES["ADAM"]
 N_IN, N_OUT, WEIGHT = CODES["N_IN"], CODES["N_OUT"], CODES["WEIGHT"]
 STRIDE, BIAS, ACTIVATION = CODES["STRIDE"], CODES["BIAS"], CODES["ACTIVATION"]
 PANEL_WIDTH, ROW_BLOCK = CODES["PANEL_WIDTH"], CODES["ROW_BLOCK"]
+ROW_MULTIPLE = arena.ROW_MULTIPLE
 
 #: The update rule θ ← g, with which a gradient is stored rather than applied.
 STORE = -1
 
 # float32 constants leave float32 arithmetic in float32, which Python's numbers do not.
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
-NO_COEFFICIENTS, NO_PLACE = np.empty(0), np.zeros(len(LAYER_COLUMNS), np.int64)
+
+NO_COEFFICIENTS, NO_INDICES = np.empty(0), np.empty(0, np.int64)
+NO_PLACE = np.zeros(len(LAYER_COLUMNS), np.int64)
+
+# As types of their own values, literal numbers would be compiled apart from other numbers.
+FIRST_THREAD, ONE_THREAD = np.int64(0), np.int64(1)
 
 # A tile of 8 × 2 vectors needs the 32 registers of AVX-512; 4 × 2 fit into 16.
 _FEATURES = binding.get_host_cpu_features()
@@ -51,54 +62,72 @@ TILE_ROWS = 8 if VECTOR_BYTES == 64 else 4
 #: Rows from which it pays to transpose the weight for BP2.
 TRANSPOSE_ROWS = 16
 
-#: Multiply-adds, and updates, that are worth one more thread.
-PRODUCTS_OF_A_THREAD = 2**17
-UPDATES_OF_A_THREAD = 2**14
+#: Multiply-adds, or updates, that are worth one more thread: about 20 µs, where starting a
+#: team takes 5 µs on an idle machine and some 100 µs on a busy one.
+PRODUCTS_OF_A_THREAD = 2**20
+UPDATES_OF_A_THREAD = 2**16
+
+#: Parameters that a thread updates in one go.
+UPDATE_RUN = 2**12
+
+PARALLEL = "_numba_parallel" in __name__
+
+
+# --- Compilation --------------------------------------------------------------------------
 
 _compile = functools.partial(njit, error_model="numpy", nogil=True)
-_inner = _compile()
-# Inlined before types are inferred: a function of its own costs 0.1 s of compilation.
-_inline = _compile(inline="always")
-PARALLEL = "_numba_parallel" in __name__
-_inner_parallel = _compile(parallel=PARALLEL)
+_inner = functools.partial(_compile, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_inline = functools.partial(_compile, inline="always")
 
-#: One thread, as a type of its own value would be compiled apart from other numbers.
-ONE_THREAD = np.int64(1)
+
+def _array(n_dimensions, layout, scalar=None, writable=False):
+    """Make the function from a kernel's dtype to the type of an array."""
+    return lambda dtype: types.Array(scalar or dtype, n_dimensions, layout, not writable)
+
+
+# What kernels are annotated with. Rows may be any distance apart; arrays of fixed dtype are
+# tables made by the caller. A mutable array passes as a read-only one, not the other way.
+Matrix, OutMatrix = _array(2, "A"), _array(2, "A", writable=True)
+Vector, OutVector = _array(1, "C"), _array(1, "C", writable=True)
+IntTable, IntVector = _array(2, "C", types.int64), _array(1, "C", types.int64)
+RealTable, RealVector = _array(2, "C", types.float64), _array(1, "C", types.float64)
+OutRealVector = _array(1, "C", types.float64, writable=True)
+Int, Real, Bool = (lambda _, kind=kind: kind for kind in (types.int64, types.float64, types.bool))
 
 
 def _kernel(function):
-    """Compile a public kernel, with the disk cache where a folder is writable."""
+    """Make a public kernel, cached on disk where a folder is writable."""
     # Numba names cache files by this file and the qualified name, the same in both modules.
     function.__qualname__ = f"{__name__.rpartition('.')[2]}.{function.__name__}"
-    dispatcher = _inner(function)
+    dispatcher = _compile(function)
     with contextlib.suppress(RuntimeError):
         dispatcher.enable_caching()
     return dispatcher
 
 
+def compile_kernel(name, dtype):
+    """Compile a kernel for a dtype, by its annotations: the only signature of this dtype."""
+    kernel = globals()[name]
+    parameters = inspect.signature(kernel.py_func, eval_str=True).parameters.values()
+    kernel.disable_compile(False)
+    kernel.compile(tuple(parameter.annotation(dtype) for parameter in parameters))
+    kernel.disable_compile()
+    return kernel
+
+
 row_stride = _inner(arena.row_stride)
 
 
-# --- Scalar functions: σ and grad · σ', L and ∂L/∂o, the update of one parameter ----------
+# --- Scalar functions: σ, grad · σ' and the update of one parameter -----------------------
 
 
 @_inline
-def _identity(z, alpha):
-    return z
-
-
-@_inline
-def _identity_gradient(y, grad, alpha):
-    return grad
-
-
-@_inline
-def _relu(z, alpha):
+def _relu(z):
     return ZERO if z <= ZERO else z
 
 
 @_inline
-def _relu_gradient(y, grad, alpha):
+def _relu_gradient(y, grad):
     return grad if y > ZERO else ZERO
 
 
@@ -113,72 +142,19 @@ def _leaky_relu_gradient(y, grad, alpha):
 
 
 @_inline
-def _sigmoid(z, alpha):
+def _sigmoid(z):
     small = math.exp(-abs(z))
     return (small if z < ZERO else ONE) / (ONE + small)
 
 
 @_inline
-def _sigmoid_gradient(y, grad, alpha):
+def _sigmoid_gradient(y, grad):
     return grad * (y * (ONE - y))
 
 
 @_inline
-def _tanh(z, alpha):
-    return math.tanh(z)
-
-
-@_inline
-def _tanh_gradient(y, grad, alpha):
+def _tanh_gradient(y, grad):
     return grad * (ONE - y * y)
-
-
-class _Row(NamedTuple):
-    """What a loss knows of a sample besides one output o and its target t."""
-
-    n_out: float
-    log_sum_exp: float
-    total_target: float
-
-
-@_inline
-def _half_square(o, t, row):
-    return HALF * ((o - t) * (o - t))
-
-
-@_inline
-def _half_square_slope(o, t, row):
-    return o - t
-
-
-@_inline
-def _mean_square(o, t, row):
-    return (o - t) * (o - t) / row.n_out
-
-
-@_inline
-def _mean_square_slope(o, t, row):
-    return TWO / row.n_out * (o - t)
-
-
-@_inline
-def _cross_entropy(o, t, row):
-    return t * (row.log_sum_exp - o) if t != ZERO else ZERO
-
-
-@_inline
-def _cross_entropy_slope(o, t, row):
-    return row.total_target * math.exp(o - row.log_sum_exp) - t
-
-
-@_inline
-def _binary_cross_entropy(o, t, row):
-    return (_relu(o, ZERO) - o * t + math.log1p(math.exp(-abs(o)))) / row.n_out
-
-
-@_inline
-def _binary_cross_entropy_slope(o, t, row):
-    return (_sigmoid(o, ZERO) - t) / row.n_out
 
 
 @_inline
@@ -204,15 +180,13 @@ def _adam(theta, grad, first, second, scalars):
     return theta - change, first, second
 
 
-# --- Views: arrays of one type, whatever the layout of the caller's -----------------------
-
-
-def _view(context, builder, array_type, data, shape, strides):
-    """Emit an array that borrows `data`; Numba's own slices count references."""
-    array = context.make_array(array_type)(context, builder)
-    itemsize = context.get_constant(types.intp, array_type.dtype.bitwidth // 8)
-    arrayobj.populate_array(array, data, shape, strides, itemsize, meminfo=None)
-    return array._getvalue()
+# --- What Numba's language lacks, in LLVM's: borrowed views and the register tile ---------
+# Numba's own slices count references, are a type for each layout, and take ten times as long
+# to compile. Plain loops reach 47 GF/s, because LLVM must assume that the arrays overlap and
+# stores each sum in each turn; this tile keeps them in registers and reaches 130 GF/s.
+#
+# An @intrinsic is a function with two halves: the outer one gives the type of its result,
+# `codegen` emits instructions with llvmlite's IRBuilder, whose methods are LLVM's own.
 
 
 def _geometry(context, builder, array_type, value):
@@ -225,48 +199,82 @@ def _geometry(context, builder, array_type, value):
     return array.data, shape, strides
 
 
+def _view(context, builder, array_type, data, shape, strides):
+    """Emit an array that borrows `data`: whoever owns the memory must outlive it."""
+    array = context.make_array(array_type)(context, builder)
+    itemsize = context.get_constant(types.intp, array_type.dtype.bitwidth // 8)
+    arrayobj.populate_array(array, data, shape, [*strides, itemsize], itemsize, meminfo=None)
+    return array._getvalue()
+
+
 @intrinsic
-def _rows(typing_context, array):
-    """Return a matrix as a view with rows any distance apart; a vector as its one row."""
+def _vector(typing_context, array, start, size):
+    """Return `size` elements of an array, from `start` on, as a vector."""
+    result = types.Array(array.dtype, 1, "C")
+
+    def codegen(context, builder, signature, args):
+        data, _, _ = _geometry(context, builder, array, args[0])
+        data = builder.gep(data, [args[1]])
+        return _view(context, builder, result, data, [args[2]], [])
+
+    return result(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def _matrix(typing_context, array, start, n_rows, n_columns, stride):
+    """Return rows of an array, `stride` elements apart, the first one at `start`."""
+    result = types.Array(array.dtype, 2, "A")
+
+    def codegen(context, builder, signature, args):
+        data, _, _ = _geometry(context, builder, array, args[0])
+        start, n_rows, n_columns, stride = args[1:]
+        itemsize = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+        data, strides = builder.gep(data, [start]), [builder.mul(stride, itemsize)]
+        return _view(context, builder, result, data, [n_rows, n_columns], strides)
+
+    return result(array, *[types.intp] * 4), codegen
+
+
+@intrinsic
+def _as_matrix(typing_context, array):
+    """Return a matrix, or a vector as a matrix of one row, as the type that all share."""
     result = types.Array(array.dtype, 2, "A")
 
     def codegen(context, builder, signature, args):
         data, shape, strides = _geometry(context, builder, array, args[0])
         if array.ndim == 1:
-            shape, strides = [context.get_constant(types.intp, 1), *shape], strides * 2
-        return _view(context, builder, result, data, shape, strides)
+            shape = [context.get_constant(types.intp, 1), *shape]
+        return _view(context, builder, result, data, shape, strides[:1])
 
     return result(array), codegen
 
 
 @intrinsic
 def _row(typing_context, matrix, i):
-    """Return row i of a matrix as a vector known to be contiguous."""
+    """Return row i of a matrix as a vector."""
     result = types.Array(matrix.dtype, 1, "C")
 
     def codegen(context, builder, signature, args):
         data, shape, strides = _geometry(context, builder, matrix, args[0])
-        start = cgutils.pointer_add(builder, data, builder.mul(args[1], strides[0]))
-        itemsize = context.get_constant(types.intp, matrix.dtype.bitwidth // 8)
-        return _view(context, builder, result, start, shape[1:], [itemsize])
+        data = cgutils.pointer_add(builder, data, builder.mul(args[1], strides[0]))
+        return _view(context, builder, result, data, shape[1:], [])
 
     return result(matrix, types.intp), codegen
 
 
 @intrinsic
-def _matrix(typing_context, vector, start, n_rows, n_columns, stride):
-    """Return a matrix whose first element is `start` and whose rows are `stride` apart."""
-    result = types.Array(vector.dtype, 2, "A")
+def _block(typing_context, matrix, i, i_end, j, j_end):
+    """Return the rows from i to i_end, the columns from j to j_end of a matrix."""
+    result = types.Array(matrix.dtype, 2, "A")
 
     def codegen(context, builder, signature, args):
-        data, _, _ = _geometry(context, builder, vector, args[0])
-        itemsize = context.get_constant(types.intp, vector.dtype.bitwidth // 8)
-        start, n_rows, n_columns, stride = args[1:]
-        data = cgutils.pointer_add(builder, data, builder.mul(start, itemsize))
-        strides = [builder.mul(stride, itemsize), itemsize]
-        return _view(context, builder, result, data, [n_rows, n_columns], strides)
+        data, _, strides = _geometry(context, builder, matrix, args[0])
+        i, i_end, j, j_end = args[1:]
+        row = cgutils.pointer_add(builder, data, builder.mul(i, strides[0]))
+        data, shape = builder.gep(row, [j]), [builder.sub(i_end, i), builder.sub(j_end, j)]
+        return _view(context, builder, result, data, shape, strides[:1])
 
-    return result(vector, *[types.intp] * 4), codegen
+    return result(matrix, *[types.intp] * 4), codegen
 
 
 @intrinsic
@@ -277,36 +285,13 @@ def _stack_tile(typing_context, like):
     def codegen(context, builder, signature, args):
         element = context.get_data_type(like.dtype)
         data = cgutils.alloca_once(builder, element, size=TILE_ROWS * PANEL_WIDTH)
-        itemsize = like.dtype.bitwidth // 8
-        shape, strides = (
-            [context.get_constant(types.intp, value) for value in pair]
-            for pair in ((TILE_ROWS, PANEL_WIDTH), (PANEL_WIDTH * itemsize, itemsize))
+        n_rows, n_columns, stride = (
+            context.get_constant(types.intp, value)
+            for value in (TILE_ROWS, PANEL_WIDTH, PANEL_WIDTH * like.dtype.bitwidth // 8)
         )
-        return _view(context, builder, result, data, shape, strides)
+        return _view(context, builder, result, data, [n_rows, n_columns], [stride])
 
     return result(like), codegen
-
-
-@_inline
-def _vector(vector):
-    """Return a vector as one type, read-only or not."""
-    return _row(_rows(vector), 0)
-
-
-@_inner
-def _fill(vector, value):
-    for i in range(vector.size):
-        vector[i] = value
-
-
-# Slices could be assigned, but for each Numba compiles the message of an error.
-@_inner
-def _copy(vector, out):
-    for i in range(out.size):
-        out[i] = vector[i]
-
-
-# --- The register tile: all matrix products are made of it --------------------------------
 
 
 class _Lanes:
@@ -354,10 +339,7 @@ class _Lanes:
 
 @intrinsic(prefer_literal=True)
 def _multiply_add_tile(typing_context, a, b, c, row, column, n_rows, n_vectors, masked):
-    """Add a·b to n_rows × n_vectors vectors of c, held in registers meanwhile.
-
-    LLVM's vectoriser cannot do this from loops: the arrays might overlap.
-    """
+    """Add a·b to n_rows × n_vectors vectors of c, held in registers meanwhile."""
     size = n_rows.literal_value, n_vectors.literal_value
     signature = types.void(a, b, c, types.intp, types.intp, n_rows, n_vectors, masked)
 
@@ -400,10 +382,13 @@ def _multiply_add_tile(typing_context, a, b, c, row, column, n_rows, n_vectors, 
     return signature, codegen
 
 
+# --- Matrix products ----------------------------------------------------------------------
+
+
 def _strips(n_rows, n_vectors):
     """Make the function that adds a·b to c in strips of n_rows, from `start` on."""
 
-    @_inner
+    @_inline
     def multiply_add(a, b, c, start):
         n_columns = c.shape[1]
         lanes = VECTOR_BYTES // c.itemsize
@@ -428,7 +413,7 @@ def _multiply_add(a, b, c):
     _single_strips(a, b, c, _pair_strips(a, b, c, _tall_strips(a, b, c, 0)))
 
 
-@_compile(fastmath={"reassoc", "contract", "nsz"})
+@_inner(fastmath={"reassoc", "contract", "nsz"})
 def _dot(u, v):
     total = u.dtype.type(0)
     for k in range(u.size):
@@ -436,7 +421,7 @@ def _dot(u, v):
     return total
 
 
-@_inner
+@_inline
 def _multiply_transposed(a, b, c):
     """Store a·bᵀ in c, by dot products of rows."""
     for i in range(c.shape[0]):
@@ -444,7 +429,7 @@ def _multiply_transposed(a, b, c):
             c[i, j] = _dot(_row(a, i), _row(b, j))
 
 
-@_inner
+@_inline
 def _transpose(a, out):
     for i in range(a.shape[0]):
         row = _row(a, i)
@@ -452,99 +437,177 @@ def _transpose(a, out):
             out[j, i] = row[j]
 
 
-# --- Loops around the scalar functions ----------------------------------------------------
-
-
-def _for_each(function):
-    """Make the loop that applies a scalar function to every element of z."""
-
-    @_inner
-    def loop(arguments):
-        z, alpha, out = arguments
-        for i in range(out.shape[0]):
-            z_row, out_row = _row(z, i), _row(out, i)
-            for j in range(out_row.size):
-                out_row[j] = function(z_row[j], alpha)
-
-    return loop
-
-
-def _for_each_gradient(function):
-    """Make the loop that applies a scalar function to every element of y and grad."""
-
-    @_inner
-    def loop(arguments):
-        y, grad, alpha, out = arguments
-        for i in range(out.shape[0]):
-            y_row, grad_row, out_row = _row(y, i), _row(grad, i), _row(out, i)
-            for j in range(out_row.size):
-                out_row[j] = function(y_row[j], grad_row[j], alpha)
-
-    return loop
-
-
-@_inner
-def _log_sum_exp(row):
-    """Return log Σ exp of a row, shifted by its maximum lest it overflow."""
-    highest = row.dtype.type(-np.inf)
-    for value in row:
-        highest = value if value > highest else highest
-    total = row.dtype.type(0)
-    for value in row:
-        total += math.exp(value - highest)
-    return highest + math.log(total)
+@_inline
+def _as_vector(vector):
+    """Return a vector, read-only or not, as the type that all share."""
+    return _vector(vector, 0, vector.size)
 
 
 @_inline
-def _target_of(target, labels, i, j):
-    """Return t: an element of `target`, or of the one-hot row of a label."""
-    if labels.size:
-        return ONE if labels[i] == j else ZERO
-    return target[i, j]
+def _rows_between(matrix, first, last):
+    return _block(matrix, first, last, 0, matrix.shape[1])
+
+
+@_inline
+def _copy(vector, out):
+    for i in range(out.size):
+        out[i] = vector[i]
+
+
+@_inline
+def _set(vector, value):
+    for i in range(vector.size):
+        vector[i] = value
+
+
+@_inline
+def _clear(matrix):
+    for i in range(matrix.shape[0]):
+        _set(_row(matrix, i), ZERO)
+
+
+# --- Loops around the scalar functions ----------------------------------------------------
 
 
 @_inner
-def _describe_row(output, target, labels, i, on_logits):
-    n_out = output.dtype.type(output.shape[1])
-    log_sum_exp = total = output.dtype.type(0)
-    if on_logits:
-        log_sum_exp = _log_sum_exp(_row(output, i))
-        for j in range(output.shape[1]):
-            total += _target_of(target, labels, i, j)
-    return _Row(n_out, log_sum_exp, total)
+def _activate(z, activation, alpha, out):
+    """Apply σ to every element; `out` may be `z`."""
+    alpha = z.dtype.type(alpha)
+    for i in range(out.shape[0]):
+        z_row, out_row = _row(z, i), _row(out, i)
+        if activation == IDENTITY:
+            _copy(z_row, out_row)
+        elif activation == RELU:
+            for j in range(out_row.size):
+                out_row[j] = _relu(z_row[j])
+        elif activation == LEAKY_RELU:
+            for j in range(out_row.size):
+                out_row[j] = _leaky_relu(z_row[j], alpha)
+        elif activation == SIGMOID:
+            for j in range(out_row.size):
+                out_row[j] = _sigmoid(z_row[j])
+        elif activation == TANH:
+            for j in range(out_row.size):
+                out_row[j] = math.tanh(z_row[j])
 
 
-def _sum_losses(value, on_logits=False):
-    """Make the loop that sums a scalar loss over the outputs of each sample."""
+@_inner
+def _activate_gradient(y, grad, activation, alpha, out):
+    """Multiply every element of a gradient by σ'; `out` may be `grad`."""
+    alpha = y.dtype.type(alpha)
+    for i in range(out.shape[0]):
+        y_row, grad_row, out_row = _row(y, i), _row(grad, i), _row(out, i)
+        if activation == IDENTITY:
+            _copy(grad_row, out_row)
+        elif activation == RELU:
+            for j in range(out_row.size):
+                out_row[j] = _relu_gradient(y_row[j], grad_row[j])
+        elif activation == LEAKY_RELU:
+            for j in range(out_row.size):
+                out_row[j] = _leaky_relu_gradient(y_row[j], grad_row[j], alpha)
+        elif activation == SIGMOID:
+            for j in range(out_row.size):
+                out_row[j] = _sigmoid_gradient(y_row[j], grad_row[j])
+        elif activation == TANH:
+            for j in range(out_row.size):
+                out_row[j] = _tanh_gradient(y_row[j], grad_row[j])
 
-    @_inner
-    def loop(arguments):
-        output, target, labels, out = arguments
-        for i in range(out.size):
-            row, logits = _describe_row(output, target, labels, i, on_logits), _row(output, i)
-            total = output.dtype.type(0)
-            for j in range(logits.size):
-                total += value(logits[j], _target_of(target, labels, i, j), row)
-            out[i] = total
 
-    return loop
+@_inner
+def _maximum_and_sum_exp(logits):
+    """Return the highest logit and Σ exp(o − highest), which cannot overflow."""
+    highest = logits.dtype.type(-np.inf)
+    for o in logits:
+        highest = o if o > highest else highest
+    total = logits.dtype.type(0)
+    for o in logits:
+        total += math.exp(o - highest)
+    return highest, total
 
 
-def _share_slopes(slope, on_logits=False):
-    """Make the loop that multiplies a scalar ∂L/∂o by the sample's share, wᵢ/Σw."""
+@_inner
+def _softmax(logits, out):
+    """Turn a row of logits into probabilities; `out` may be `logits`."""
+    highest, sum_exp = _maximum_and_sum_exp(logits)
+    for j in range(out.size):
+        out[j] = math.exp(logits[j] - highest) / sum_exp
 
-    @_inner
-    def loop(arguments):
-        output, target, labels, sample_weight, out = arguments
-        scale = _share_scale(sample_weight, output.shape[0])
-        for i in range(out.shape[0]):
-            row, logits = _describe_row(output, target, labels, i, on_logits), _row(output, i)
-            share, out_row = output.dtype.type(_share(sample_weight, i, scale)), _row(out, i)
-            for j in range(logits.size):
-                value = slope(logits[j], _target_of(target, labels, i, j), row)
-                out_row[j] = share * value if share != ZERO else ZERO
 
-    return loop
+@_inner
+def _loss(o, t, label, loss):
+    """Return the loss of one sample; a label of −1 says that the row t counts."""
+    n_out, total = o.dtype.type(o.size), o.dtype.type(0)
+    if loss == CROSS_ENTROPY:
+        highest, sum_exp = _maximum_and_sum_exp(o)
+        log_sum = math.log(sum_exp)
+        if label >= 0:
+            return log_sum - (o[label] - highest)
+        for j in range(o.size):  # a class of probability 0 costs nothing, even with logit −inf
+            total += t[j] * (log_sum - (o[j] - highest)) if t[j] != ZERO else ZERO
+    elif loss == BINARY_CROSS_ENTROPY:
+        for j in range(o.size):
+            total += _relu(o[j]) - o[j] * t[j] + math.log1p(math.exp(-abs(o[j])))
+        total /= n_out
+    else:
+        for j in range(o.size):
+            total += (o[j] - t[j]) * (o[j] - t[j])
+        total = HALF * total if loss == QUADRATIC else total / n_out
+    return total
+
+
+@_inner
+def _loss_gradient(o, t, label, loss, share, out):
+    """Store share · ∂L/∂o of one sample; a share of 0 gives 0 whatever o holds."""
+    n_out = o.dtype.type(o.size)
+    if share == ZERO:
+        _set(out, ZERO)
+    elif loss == CROSS_ENTROPY:
+        _softmax(o, out)
+        if label >= 0:
+            for j in range(out.size):
+                out[j] *= share
+            out[label] -= share
+        else:
+            total = o.dtype.type(0)
+            for target in t:
+                total += target
+            for j in range(out.size):
+                out[j] = share * (total * out[j] - t[j])
+    elif loss == BINARY_CROSS_ENTROPY:
+        for j in range(out.size):
+            out[j] = share * ((_sigmoid(o[j]) - t[j]) / n_out)
+    else:
+        scale = share if loss == QUADRATIC else share * (TWO / n_out)
+        for j in range(out.size):
+            out[j] = scale * (o[j] - t[j])
+
+
+@_inline
+def _target_of(target, labels, order, i):
+    """Return row and label of the target in row i of a batch; the label is −1 for none.
+
+    `order` is empty where the rows of the batch are the samples as they lie.
+    """
+    sample = order[i] if order.size else i
+    return _row(target, sample), labels[sample] if labels.size else -1
+
+
+@_inner
+def _losses(first, last, output, target, labels, order, loss, out):
+    """Compute the losses of the rows from `first` to `last` of a batch."""
+    for i in range(first, last):
+        row, label = _target_of(target, labels, order, i)
+        out[i] = _loss(_row(output, i), row, label, loss)
+
+
+@_inner
+def _loss_gradients(first, last, output, target, labels, sample_weight, order, loss, out):
+    """Differentiate the mean loss by the outputs in the rows from `first` to `last`."""
+    scale = _share_scale(sample_weight, output.shape[0])
+    for i in range(first, last):
+        row, label = _target_of(target, labels, order, i)
+        share = output.dtype.type(_share(sample_weight, i, scale))
+        _loss_gradient(_row(output, i), row, label, loss, share, _row(out, i))
 
 
 @_inline
@@ -561,7 +624,7 @@ def _share(sample_weight, i, scale):
     return sample_weight[i] * scale if sample_weight.size else scale
 
 
-@_inline
+@_inner
 def _mean(losses, sample_weight):
     """Return Σ wᵢ Lᵢ / Σw, in float64."""
     scale = _share_scale(sample_weight, losses.size)
@@ -576,98 +639,23 @@ def _mean(losses, sample_weight):
 @_inner
 def _update(theta, grad, state, position, optimizer, coefficients):
     """Update a run of parameters whose state begins at `position`."""
-    real, c, run = theta.dtype.type, coefficients, slice(position, position + theta.size)
+    real, c, n = theta.dtype.type, coefficients, theta.size
     if optimizer == STORE:
         _copy(grad, theta)
     elif optimizer == SGD:
         scalars = real(c[0]), real(c[1])
-        for e in range(theta.size):
+        for e in range(n):
             theta[e] = _sgd(theta[e], grad[e], scalars)
     elif optimizer == MOMENTUM:
         scalars = real(c[0]), real(c[1]), real(c[2])
-        v = _row(state, 0)[run]
-        for e in range(theta.size):
+        v = _vector(_row(state, 0), position, n)
+        for e in range(n):
             theta[e], v[e] = _momentum(theta[e], grad[e], v[e], scalars)
     elif optimizer == ADAM:
         scalars = real(c[0]), real(c[1]), real(c[2]), real(c[3]), real(c[4]), real(c[5]), real(c[6])
-        m, v = _row(state, 0)[run], _row(state, 1)[run]
-        for e in range(theta.size):
+        m, v = _vector(_row(state, 0), position, n), _vector(_row(state, 1), position, n)
+        for e in range(n):
             theta[e], m[e], v[e] = _adam(theta[e], grad[e], m[e], v[e], scalars)
-
-
-# --- Tables: the codes' scalar functions -------------------------------------------------
-
-ACTIVATION_PAIRS = {
-    IDENTITY: (_identity, _identity_gradient),
-    RELU: (_relu, _relu_gradient),
-    LEAKY_RELU: (_leaky_relu, _leaky_relu_gradient),
-    SIGMOID: (_sigmoid, _sigmoid_gradient),
-    TANH: (_tanh, _tanh_gradient),
-}
-
-LOSS_PAIRS = {
-    QUADRATIC: (_half_square, _half_square_slope),
-    MSE: (_mean_square, _mean_square_slope),
-    CROSS_ENTROPY: (_cross_entropy, _cross_entropy_slope),
-    BINARY_CROSS_ENTROPY: (_binary_cross_entropy, _binary_cross_entropy_slope),
-}
-
-
-def _branch(code, loop, otherwise):
-    """Make the function that calls `loop` for a code, else `otherwise`."""
-
-    @_inline
-    def branch(chosen, arguments):
-        if chosen == code:
-            loop(arguments)
-        else:
-            otherwise(chosen, arguments)
-
-    return branch
-
-
-def _dispatch(loops):
-    """Make the function that calls the loop of a code with a tuple of arguments."""
-    chain = _inline(lambda chosen, arguments: None)
-    for code, loop in loops.items():
-        chain = _branch(code, loop, chain)
-    return chain
-
-
-_apply = _dispatch({code: _for_each(f) for code, (f, _) in ACTIVATION_PAIRS.items()})
-_apply_gradient = _dispatch(
-    {code: _for_each_gradient(f) for code, (_, f) in ACTIVATION_PAIRS.items()}
-)
-_apply_loss = _dispatch(
-    {code: _sum_losses(f, code == CROSS_ENTROPY) for code, (f, _) in LOSS_PAIRS.items()}
-)
-_apply_slope = _dispatch(
-    {code: _share_slopes(f, code == CROSS_ENTROPY) for code, (_, f) in LOSS_PAIRS.items()}
-)
-
-
-@_inline
-def _activate(z, activation, alpha, out):
-    """Apply σ to every element."""
-    _apply(activation, (z, z.dtype.type(alpha), out))
-
-
-@_inline
-def _activate_gradient(y, grad, activation, alpha, out):
-    """Multiply every element of a gradient by σ'."""
-    _apply_gradient(activation, (y, grad, y.dtype.type(alpha), out))
-
-
-@_inline
-def _losses(output, target, labels, loss, out):
-    """Compute the loss of each sample."""
-    _apply_loss(loss, (output, target, labels, out))
-
-
-@_inline
-def _slopes(output, target, labels, sample_weight, loss, out):
-    """Differentiate the mean loss by the outputs; `out` may be `target` itself."""
-    _apply_slope(loss, (output, target, labels, sample_weight, out))
 
 
 # --- Layers: the output is cut into tiles, and thread t takes every n-th from t on --------
@@ -676,20 +664,27 @@ def _slopes(output, target, labels, sample_weight, loss, out):
 def _threaded(run_share):
     """Make the function that has each thread run its share of the work.
 
-    `work` is measured in shares that are worth a thread.
+    It takes the number of threads that the work is worth: for one, no region is opened.
     """
+    if not PARALLEL:
+        return _inline(lambda n_useful, arguments: run_share(FIRST_THREAD, ONE_THREAD, *arguments))
 
-    @_inner_parallel
-    def run(n_threads, work, arguments):
-        n_useful = max(1, min(n_threads, work))
-        if PARALLEL and n_useful > 1:
+    @_inner(parallel=True)
+    def run(n_useful, arguments):
+        if n_useful > 1:
             for thread in prange(n_useful):
-                run_share(thread, n_useful, *arguments)
+                # Unsigned, as prange has it, it would compile the share a second time.
+                run_share(np.int64(thread), n_useful, *arguments)
         else:
-            for thread in range(n_useful):
-                run_share(thread, n_useful, *arguments)
+            run_share(FIRST_THREAD, ONE_THREAD, *arguments)
 
     return run
+
+
+@_inline
+def _useful_threads(n_threads, products):
+    """Return how many threads some multiply-adds are worth."""
+    return max(1, min(n_threads, products // PRODUCTS_OF_A_THREAD))
 
 
 @_inline
@@ -707,182 +702,223 @@ def _tile_bounds(shape, width, tile):
 
 
 @_inner
-def _forward_tiles(thread, n_threads, x, weight, bias, activation, alpha, out):
+def _forward(thread, n_threads, x, weight, bias, activation, alpha, out):
+    """Compute a thread's tiles of a = σ(x·weight + bias)."""
     # With few rows nothing is reused, and short runs of each row would cost time.
     width = PANEL_WIDTH if out.shape[0] >= TILE_ROWS else 8 * PANEL_WIDTH
     for tile in range(thread, _tile_count(out.shape, width), n_threads):
         i, i_end, j, j_end = _tile_bounds(out.shape, width, tile)
-        z = out[i:i_end, j:j_end]
+        z = _block(out, i, i_end, j, j_end)
         for r in range(i_end - i):
-            _copy(bias[j:j_end], _row(z, r))
-        _multiply_add(x[i:i_end], weight[:, j:j_end], z)
+            _copy(_vector(bias, j, j_end - j), _row(z, r))
+        panel = _block(weight, 0, weight.shape[0], j, j_end)
+        _multiply_add(_rows_between(x, i, i_end), panel, z)
         _activate(z, activation, alpha, z)
 
 
-_share_forward = _threaded(_forward_tiles)
-
-
-@_inline
-def _forward(x, weight, bias, activation, alpha, out, n_threads):
-    """Run one dense layer: a = σ(x·weight + bias)."""
-    work = out.size * weight.shape[0] // PRODUCTS_OF_A_THREAD
-    _share_forward(n_threads, work, (x, weight, bias, activation, alpha, out))
-
-
 @_inner
-def _input_tiles(thread, n_threads, delta, weight, y, activation, alpha, out, workspace):
+def _backward_input(
+    thread, n_threads, delta, weight, y, activation, alpha, out, workspace, n_samples
+):
+    """Compute a thread's tiles of δ·weightᵀ ⊙ σ' (BP2), which may be some of `n_samples` rows."""
     n_out = weight.shape[1]
+    panel = _matrix(workspace, thread * n_out * PANEL_WIDTH, n_out, PANEL_WIDTH, PANEL_WIDTH)
     for tile in range(thread, _tile_count(out.shape, PANEL_WIDTH), n_threads):
         i, i_end, j, j_end = _tile_bounds(out.shape, PANEL_WIDTH, tile)
-        grad = out[i:i_end, j:j_end]
-        if i_end - i < TRANSPOSE_ROWS:
-            _multiply_transposed(delta[i:i_end], weight[j:j_end], grad)
+        grad = _block(out, i, i_end, j, j_end)
+        delta_tile, weight_tile = _rows_between(delta, i, i_end), _rows_between(weight, j, j_end)
+        # The whole batch decides, for its rows may be shared between threads.
+        if n_samples < TRANSPOSE_ROWS:
+            _multiply_transposed(delta_tile, weight_tile, grad)
         else:
-            panel = _matrix(workspace, thread * n_out * PANEL_WIDTH, n_out, j_end - j, PANEL_WIDTH)
-            _transpose(weight[j:j_end], panel)
-            for r in range(i_end - i):
-                _fill(_row(grad, r), ZERO)
-            _multiply_add(delta[i:i_end], panel, grad)
-        _activate_gradient(y[i:i_end, j:j_end], grad, activation, alpha, grad)
-
-
-_share_backward_input = _threaded(_input_tiles)
-
-
-@_inline
-def _backward_input(delta, weight, y, activation, alpha, out, workspace, n_threads):
-    """Carry δ down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
-    work = out.size * weight.shape[1] // PRODUCTS_OF_A_THREAD
-    arguments = delta, weight, y, activation, alpha, out, workspace
-    _share_backward_input(n_threads, work, arguments)
+            _transpose(weight_tile, panel)
+            _clear(grad)
+            _multiply_add(delta_tile, panel, grad)
+        _activate_gradient(_block(y, i, i_end, j, j_end), grad, activation, alpha, grad)
 
 
 @_inner
-def _weight_tiles(thread, n_threads, x, delta, weight, bias, state, place, optimizer, coefficients):
-    block = _stack_tile(weight)
-    for tile in range(thread, _tile_count(weight.shape, PANEL_WIDTH), n_threads):
-        i, i_end, j, j_end = _tile_bounds(weight.shape, PANEL_WIDTH, tile)
-        delta_tile = delta[:, j:j_end]
-        for first in range(i, i_end, TILE_ROWS):
-            last = min(first + TILE_ROWS, i_end)
-            grad = block[: last - first, : j_end - j]
-            for r in range(last - first):
-                _fill(_row(grad, r), ZERO)
-            _multiply_add(x[:, first:last].T, delta_tile, grad)
-            for r in range(first, last):
-                theta, position = _row(weight, r)[j:j_end], place[WEIGHT] + r * place[STRIDE] + j
-                _update(theta, _row(grad, r - first), state, position, optimizer, coefficients)
-        if i == 0:
-            grad_bias = _row(block, 0)[: j_end - j]
-            _fill(grad_bias, ZERO)
-            for k in range(delta.shape[0]):
-                row = _row(delta_tile, k)
-                for c in range(row.size):
-                    grad_bias[c] += row[c]
-            theta, position = bias[j:j_end], place[BIAS] + j
-            _update(theta, grad_bias, state, position, optimizer, coefficients)
-
-
-_share_backward_weight = _threaded(_weight_tiles)
-
-
-@_inline
-def _backward_weight(x, delta, weight, bias, state, place, optimizer, coefficients, n_threads):
-    """Apply xᵀ·δ (BP4) to a weight and Σᵢ δᵢ (BP3) to a bias, block by block.
+def _backward_weight(
+    thread, n_threads, x, delta, weight, bias, state, place, optimizer, coefficients
+):
+    """Apply a thread's blocks of xᵀ·δ (BP4) to a weight, of Σᵢ δᵢ (BP3) to a bias.
 
     `place` is the row of the layer table that tells where their state is.
     """
-    work = weight.size * x.shape[0] // PRODUCTS_OF_A_THREAD
-    arguments = x, delta, weight, bias, state, place, optimizer, coefficients
-    _share_backward_weight(n_threads, work, arguments)
+    n_samples, tile_memory = x.shape[0], _stack_tile(weight)
+    for tile in range(thread, _tile_count(weight.shape, PANEL_WIDTH), n_threads):
+        i, i_end, j, j_end = _tile_bounds(weight.shape, PANEL_WIDTH, tile)
+        delta_tile = _block(delta, 0, n_samples, j, j_end)
+        for first in range(i, i_end, TILE_ROWS):
+            last = min(first + TILE_ROWS, i_end)
+            grad = _block(tile_memory, 0, last - first, 0, j_end - j)
+            _clear(grad)
+            _multiply_add(_block(x, 0, n_samples, first, last).T, delta_tile, grad)
+            for r in range(last - first):
+                theta = _vector(_row(weight, first + r), j, j_end - j)
+                position = place[WEIGHT] + (first + r) * place[STRIDE] + j
+                _update(theta, _row(grad, r), state, position, optimizer, coefficients)
+        if i == 0:
+            grad = _block(tile_memory, 0, 1, 0, j_end - j)
+            _clear(grad)
+            grad_bias = _row(grad, 0)
+            for k in range(n_samples):
+                row = _row(delta_tile, k)
+                for c in range(row.size):
+                    grad_bias[c] += row[c]
+            theta, position = _vector(bias, j, j_end - j), place[BIAS] + j
+            _update(theta, grad_bias, state, position, optimizer, coefficients)
+
+
+_share_forward = _threaded(_forward)
+_share_backward_input = _threaded(_backward_input)
+_share_backward_weight = _threaded(_backward_weight)
 
 
 # --- Layer kernels ------------------------------------------------------------------------
 
 
 @_kernel
-def activation_forward(z, activation, alpha, out):
+def activation_forward(z: Matrix, activation: Int, alpha: Real, out: OutMatrix):
     """Apply an activation to every element: a = σ(z)."""
-    _activate(_rows(z), activation, alpha, _rows(out))
+    _activate(_as_matrix(z), activation, alpha, out)
 
 
 @_kernel
-def activation_backward(y, grad, activation, alpha, out):
+def activation_backward(y: Matrix, grad: Matrix, activation: Int, alpha: Real, out: OutMatrix):
     """Multiply a gradient by the activation's derivative: grad ⊙ σ'."""
-    _activate_gradient(_rows(y), _rows(grad), activation, alpha, _rows(out))
+    _activate_gradient(_as_matrix(y), _as_matrix(grad), activation, alpha, out)
 
 
 @_kernel
-def softmax_forward(z, out):
+def softmax_forward(z: Matrix, out: OutMatrix):
     """Turn logits into probabilities: exp(zⱼ) / Σₖ exp(zₖ) in each row."""
-    logits, probabilities = _rows(z), _rows(out)
-    for i in range(logits.shape[0]):
-        row, out_row = _row(logits, i), _row(probabilities, i)
-        log_sum_exp = _log_sum_exp(row)
-        for j in range(row.size):
-            out_row[j] = math.exp(row[j] - log_sum_exp)
+    for i in range(z.shape[0]):
+        _softmax(_row(z, i), _row(out, i))
 
 
 @_kernel
-def dense_forward(x, weight, bias, activation, alpha, out, workspace, n_threads=1):
+def dense_forward(
+    x: Matrix,
+    weight: Matrix,
+    bias: Vector,
+    activation: Int,
+    alpha: Real,
+    out: OutMatrix,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
     """Run one dense layer on a batch: a = σ(x·weight + bias)."""
-    _forward(_rows(x), _rows(weight), _vector(bias), activation, alpha, _rows(out), n_threads)
+    n_useful = _useful_threads(n_threads, x.shape[0] * weight.size)
+    arguments = _as_matrix(x), _as_matrix(weight), _as_vector(bias), activation, alpha, out
+    _share_forward(n_useful, arguments)
 
 
 @_kernel
-def dense_forward_single(x, weight, bias, activation, alpha, out):
+def dense_forward_single(
+    x: Vector, weight: Matrix, bias: Vector, activation: Int, alpha: Real, out: OutVector
+):
     """Run one dense layer on one sample: a = σ(x·weight + bias)."""
-    _forward(_rows(x), _rows(weight), _vector(bias), activation, alpha, _rows(out), ONE_THREAD)
-
-
-@_kernel
-def dense_backward_input(delta, weight, y, activation, alpha, out, workspace, n_threads=1):
-    """Carry δ down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
-    _backward_input(
-        _rows(delta), _rows(weight), _rows(y), activation, alpha, _rows(out), workspace, n_threads
+    biases = _as_vector(bias)
+    _forward(
+        FIRST_THREAD,
+        ONE_THREAD,
+        _as_matrix(x),
+        _as_matrix(weight),
+        biases,
+        activation,
+        alpha,
+        _as_matrix(out),
     )
 
 
 @_kernel
-def dense_backward_input_single(delta, weight, y, activation, alpha, out):
+def dense_backward_input(
+    delta: Matrix,
+    weight: Matrix,
+    y: Matrix,
+    activation: Int,
+    alpha: Real,
+    out: OutMatrix,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
+    """Carry δ down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
+    n_samples = delta.shape[0]
+    n_useful = _useful_threads(n_threads, n_samples * weight.size)
+    tables = _as_matrix(delta), _as_matrix(weight), _as_matrix(y)
+    arguments = (*tables, activation, alpha, out, workspace, n_samples)
+    _share_backward_input(n_useful, arguments)
+
+
+@_kernel
+def dense_backward_input_single(
+    delta: Vector, weight: Matrix, y: Vector, activation: Int, alpha: Real, out: OutVector
+):
     """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
-    grad = _rows(out)
-    _multiply_transposed(_rows(delta), _rows(weight), grad)
-    _activate_gradient(_rows(y), grad, activation, alpha, grad)
+    grad = _as_matrix(out)
+    _multiply_transposed(_as_matrix(delta), _as_matrix(weight), grad)
+    _activate_gradient(_as_matrix(y), grad, activation, alpha, grad)
+
+
+@_inline
+def _store_gradient(x, delta, grad_weight, grad_bias, n_threads):
+    """Store xᵀ·δ (BP4) and Σᵢ δᵢ (BP3)."""
+    n_useful = _useful_threads(n_threads, x.shape[0] * grad_weight.size)
+    no_state, no_place = _block(grad_weight, 0, 0, 0, 0), _as_vector(NO_PLACE)
+    rule = no_state, no_place, STORE, _as_vector(NO_COEFFICIENTS)
+    _share_backward_weight(n_useful, (x, delta, grad_weight, grad_bias, *rule))
 
 
 @_kernel
-def dense_backward_weight(x, delta, grad_weight, grad_bias, workspace, n_threads=1):
+def dense_backward_weight(
+    x: Matrix,
+    delta: Matrix,
+    grad_weight: OutMatrix,
+    grad_bias: OutVector,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
     """Sum a batch's gradient of one layer: xᵀ·δ (BP4) and Σᵢ δᵢ (BP3)."""
-    weight, bias = _rows(grad_weight), _vector(grad_bias)
-    no_state, place, none = weight[:0], _vector(NO_PLACE), _vector(NO_COEFFICIENTS)
-    _backward_weight(_rows(x), _rows(delta), weight, bias, no_state, place, STORE, none, n_threads)
+    _store_gradient(_as_matrix(x), _as_matrix(delta), grad_weight, grad_bias, n_threads)
 
 
 @_kernel
-def dense_backward_weight_single(x, delta, grad_weight, grad_bias):
+def dense_backward_weight_single(
+    x: Vector, delta: Vector, grad_weight: OutMatrix, grad_bias: OutVector
+):
     """Form one sample's gradient of one layer: x δᵀ (BP4) and δ (BP3)."""
-    dense_backward_weight(_rows(x), _rows(delta), grad_weight, grad_bias, grad_bias, ONE_THREAD)
+    _store_gradient(_as_matrix(x), _as_matrix(delta), grad_weight, grad_bias, ONE_THREAD)
 
 
 @_kernel
-def loss_forward(output, target, labels, loss, out):
+def loss_forward(output: Matrix, target: Matrix, labels: IntVector, loss: Int, out: OutVector):
     """Compute the loss of each sample."""
-    _losses(_rows(output), _rows(target), _vector(labels), loss, _vector(out))
+    data = _as_matrix(output), _as_matrix(target), _as_vector(labels)
+    _losses(0, out.size, *data, _as_vector(NO_INDICES), loss, out)
 
 
 @_kernel
-def loss_backward(output, target, labels, sample_weight, loss, out):
+def loss_backward(
+    output: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    sample_weight: Vector,
+    loss: Int,
+    out: OutMatrix,
+):
     """Differentiate the batch's mean loss by the outputs: wᵢ/Σw · ∂Lᵢ/∂oᵢ."""
-    weights = _vector(sample_weight)
-    _slopes(_rows(output), _rows(target), _vector(labels), weights, loss, _rows(out))
+    data = _as_matrix(output), _as_matrix(target), _as_vector(labels)
+    weights, no_order = _as_vector(sample_weight), _as_vector(NO_INDICES)
+    _loss_gradients(0, out.shape[0], *data, weights, no_order, loss, out)
 
 
 @_inner
 def _update_runs(thread, n_threads, parameters, grad, state, optimizer, coefficients):
-    n, length = parameters.size, UPDATES_OF_A_THREAD
-    for start in range(thread * length, n, n_threads * length):
-        theta, slope = parameters[start : start + length], grad[start : start + length]
+    """Update a thread's runs of parameters."""
+    for start in range(thread * UPDATE_RUN, parameters.size, n_threads * UPDATE_RUN):
+        length = min(UPDATE_RUN, parameters.size - start)
+        theta, slope = _vector(parameters, start, length), _vector(grad, start, length)
         _update(theta, slope, state, start, optimizer, coefficients)
 
 
@@ -890,34 +926,38 @@ _share_updates = _threaded(_update_runs)
 
 
 @_kernel
-def optimizer_step(parameters, grad, state, optimizer, coefficients, n_threads=1):
+def optimizer_step(
+    parameters: OutVector,
+    grad: Vector,
+    state: OutMatrix,
+    optimizer: Int,
+    coefficients: RealVector,
+    n_threads: Int = 1,
+):
     """Update parameters in place by one step of an optimizer."""
-    theta, slope, scalars = _vector(parameters), _vector(grad), _vector(coefficients)
-    work = theta.size // UPDATES_OF_A_THREAD
-    _share_updates(n_threads, work, (theta, slope, _rows(state), optimizer, scalars))
+    n_useful = max(1, min(n_threads, parameters.size // UPDATES_OF_A_THREAD))
+    slope, scalars = _as_vector(grad), _as_vector(coefficients)
+    _share_updates(n_useful, (parameters, slope, state, optimizer, scalars))
 
 
-# --- Network kernels: the layer kernels in sequence ---------------------------------------
+# --- Network: views of the arena and of the workspace -------------------------------------
+# The training workspace holds, in this order: the gathered batch; the activation and δ of
+# each layer; the loss of each sample; the threads' panels.
 
 
 @_inline
 def _weight_of(layers, layer, arena):
     """Return the view of a layer's weight, (n_in, n_out)."""
-    place = layers[layer]
+    place = _row(layers, layer)
     return _matrix(arena, place[WEIGHT], place[N_IN], place[N_OUT], place[STRIDE])
 
 
 @_inline
 def _bias_of(layers, layer, arena):
-    start = layers[layer, BIAS]
-    return arena[start : start + layers[layer, N_OUT]]
+    return _vector(arena, layers[layer, BIAS], layers[layer, N_OUT])
 
 
-# The training workspace: the gathered batch; the activation and δ of each layer; the loss
-# of each sample; panels.
-
-
-@_inline
+@_inner
 def _workspace_start(layers, layer, n_rows, itemsize):
     """Return where a layer's activation begins; for n_layers, where the losses do."""
     start = n_rows * row_stride(layers[0, N_IN], itemsize)
@@ -926,11 +966,15 @@ def _workspace_start(layers, layer, n_rows, itemsize):
     return start
 
 
-@_inline
+@_inner
 def _activation_of(layers, layer, n_rows, workspace):
-    start = _workspace_start(layers, layer, n_rows, workspace.itemsize)
-    n_out = layers[layer, N_OUT]
-    return _matrix(workspace, start, n_rows, n_out, row_stride(n_out, workspace.itemsize))
+    """Return the activation of a layer; of layer −1, the batch, as gathered."""
+    n_columns, start = layers[0, N_IN], 0
+    if layer >= 0:
+        n_columns = layers[layer, N_OUT]
+        start = _workspace_start(layers, layer, n_rows, workspace.itemsize)
+    stride = row_stride(n_columns, workspace.itemsize)
+    return _matrix(workspace, start, n_rows, n_columns, stride)
 
 
 @_inline
@@ -944,79 +988,56 @@ def _delta_of(layers, layer, n_rows, workspace):
 @_inline
 def _losses_of(layers, n_rows, workspace):
     start = _workspace_start(layers, layers.shape[0], n_rows, workspace.itemsize)
-    return workspace[start : start + n_rows]
+    return _vector(workspace, start, n_rows)
 
 
 @_inline
 def _panels_of(layers, n_rows, workspace):
-    return workspace[
-        _workspace_start(layers, layers.shape[0], n_rows, workspace.itemsize) + n_rows :
-    ]
+    """Return the rest of the workspace, from a cache line on."""
+    start = _workspace_start(layers, layers.shape[0], n_rows, workspace.itemsize)
+    start += -(-n_rows // ROW_MULTIPLE) * ROW_MULTIPLE
+    return _vector(workspace, start, workspace.size - start)
 
 
 @_inline
-def _run_layer(layers, alphas, parameters, layer, x, out, n_threads):
+def _run_layer(layers, alphas, parameters, layer, x, out):
     weight, bias = _weight_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
-    _forward(x, weight, bias, layers[layer, ACTIVATION], alphas[layer], out, n_threads)
+    activation, alpha = layers[layer, ACTIVATION], alphas[layer]
+    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, activation, alpha, out)
+
+
+# --- Network: the layers in sequence ------------------------------------------------------
+# Forward, loss and BP2 need only a sample's own row, so each thread takes its rows through
+# all layers; the update (BP3, BP4) sums over rows, so each thread takes its blocks of every
+# layer's weight. A forward pass opens one parallel region, a training step two.
 
 
 @_inner
-def _forward_block(layers, alphas, parameters, x, out, workspace, n_threads):
-    """Run a block of rows through all layers; two buffers take turns."""
-    n_rows, last = out.shape[0], layers.shape[0] - 1
+def _forward_blocks(thread, n_threads, layers, alphas, parameters, x, out, workspace):
+    """Run a thread's blocks of rows through all layers; two buffers take turns."""
+    n_samples, last_layer = out.shape[0], layers.shape[0] - 1
     widest = 0
-    for layer in range(last):
+    for layer in range(last_layer):
         widest = max(widest, layers[layer, N_OUT])
     stride = row_stride(widest, workspace.itemsize)
-    below = x
-    for layer in range(last):
-        start = layer % 2 * n_rows * stride
-        above = _matrix(workspace, start, n_rows, layers[layer, N_OUT], stride)
-        _run_layer(layers, alphas, parameters, layer, below, above, n_threads)
-        below = above
-    _run_layer(layers, alphas, parameters, last, below, out, n_threads)
+    buffer_size = min(n_samples, ROW_BLOCK) * stride
+    n_blocks = -(-n_samples // (ROW_BLOCK * n_threads)) * n_threads
+    for block in range(thread, n_blocks, n_threads):
+        first, last = n_samples * block // n_blocks, n_samples * (block + 1) // n_blocks
+        below = _rows_between(x, first, last)
+        for layer in range(last_layer):
+            start = (2 * thread + layer % 2) * buffer_size
+            above = _matrix(workspace, start, last - first, layers[layer, N_OUT], stride)
+            _run_layer(layers, alphas, parameters, layer, below, above)
+            below = above
+        above = _rows_between(out, first, last)
+        _run_layer(layers, alphas, parameters, last_layer, below, above)
 
 
 @_inner
-def _forward_blocks(thread, n_threads, layers, alphas, parameters, x, out, workspace, block):
-    share = workspace.size // n_threads
-    own = workspace[thread * share : (thread + 1) * share]
-    for start in range(thread * block, out.shape[0], n_threads * block):
-        rows, out_rows = x[start : start + block], out[start : start + block]
-        _forward_block(layers, alphas, parameters, rows, out_rows, own, ONE_THREAD)
-
-
-_share_blocks = _threaded(_forward_blocks)
-
-
-@_inner
-def _forward_network(layers, alphas, parameters, x, out, workspace, n_threads):
-    """Share the rows between the threads; if they are few, share each layer."""
-    n_rows = out.shape[0]
-    if n_rows <= ROW_BLOCK:
-        _forward_block(layers, alphas, parameters, x, out, workspace, n_threads)
-    else:
-        rounds = -(-n_rows // (ROW_BLOCK * n_threads))
-        block = -(-n_rows // (rounds * n_threads))
-        arguments = layers, alphas, parameters, x, out, workspace, block
-        _share_blocks(n_threads, n_threads, arguments)
-
-
-@_inner
-def _risk(layers, alphas, parameters, x, target, labels, sample_weight, loss, workspace, n_threads):
-    """Return the mean loss, having stored the activations of all layers."""
-    n_rows, below = x.shape[0], x
-    for layer in range(layers.shape[0]):
-        above = _activation_of(layers, layer, n_rows, workspace)
-        _run_layer(layers, alphas, parameters, layer, below, above, n_threads)
-        below = above
-    losses = _losses_of(layers, n_rows, workspace)
-    _losses(below, target, labels, loss, losses)
-    return _mean(losses, sample_weight)
-
-
-@_inner
-def _backpropagate(
+def _sweep_rows(
+    thread,
+    n_threads,
     layers,
     alphas,
     parameters,
@@ -1024,166 +1045,219 @@ def _backpropagate(
     target,
     labels,
     sample_weight,
+    order,
     loss,
-    updated,
-    state,
-    optimizer,
-    coefficients,
+    inputs,
     workspace,
-    n_threads,
 ):
-    """Apply the gradient to the arena `updated`, the activations being in the workspace.
-
-    That arena may be the parameters: a layer's weight changes after its δ went down.
-    """
-    n_rows, layer = x.shape[0], layers.shape[0] - 1
+    """Take a thread's rows forward through all layers, to their losses, their δ back down."""
+    n_rows, top = inputs.shape[0], layers.shape[0] - 1
+    first, last = n_rows * thread // n_threads, n_rows * (thread + 1) // n_threads
+    for i in range(first, last if order.size else first):
+        _copy(_row(x, order[i]), _row(inputs, i))
+    below = _rows_between(inputs, first, last)
+    for layer in range(top + 1):
+        above = _rows_between(_activation_of(layers, layer, n_rows, workspace), first, last)
+        _run_layer(layers, alphas, parameters, layer, below, above)
+        below = above
+    output = _activation_of(layers, top, n_rows, workspace)
+    slopes = _delta_of(layers, top, n_rows, workspace)
+    losses = _losses_of(layers, n_rows, workspace)
+    _losses(first, last, output, target, labels, order, loss, losses)
+    _loss_gradients(first, last, output, target, labels, sample_weight, order, loss, slopes)
+    delta = _rows_between(slopes, first, last)
+    _activate_gradient(below, delta, layers[top, ACTIVATION], alphas[top], delta)
     panels = _panels_of(layers, n_rows, workspace)
-    output = _activation_of(layers, layer, n_rows, workspace)
-    delta = _delta_of(layers, layer, n_rows, workspace)
-    _slopes(output, target, labels, sample_weight, loss, delta)
-    _activate_gradient(output, delta, layers[layer, ACTIVATION], alphas[layer], delta)
-    while layer >= 0:
-        below, delta_below = x, delta
-        if layer > 0:
-            below = _activation_of(layers, layer - 1, n_rows, workspace)
-            delta_below = _delta_of(layers, layer - 1, n_rows, workspace)
-            weight = _weight_of(layers, layer, parameters)
-            activation, alpha = layers[layer - 1, ACTIVATION], alphas[layer - 1]
-            _backward_input(delta, weight, below, activation, alpha, delta_below, panels, n_threads)
-        weight, bias = _weight_of(layers, layer, updated), _bias_of(layers, layer, updated)
-        place = _row(layers, layer)
-        _backward_weight(
-            below, delta, weight, bias, state, place, optimizer, coefficients, n_threads
+    size = panels.size // (n_threads * ROW_MULTIPLE) * ROW_MULTIPLE
+    panel = _vector(panels, thread * size, size)
+    for layer in range(top, 0, -1):
+        weight = _weight_of(layers, layer, parameters)
+        y = _rows_between(_activation_of(layers, layer - 1, n_rows, workspace), first, last)
+        out = _rows_between(_delta_of(layers, layer - 1, n_rows, workspace), first, last)
+        activation, alpha = layers[layer - 1, ACTIVATION], alphas[layer - 1]
+        _backward_input(
+            FIRST_THREAD, ONE_THREAD, delta, weight, y, activation, alpha, out, panel, n_rows
         )
-        delta = delta_below
-        layer -= 1
+        delta = out
+
+
+@_inner
+def _update_layers(
+    thread, n_threads, layers, updated, state, optimizer, coefficients, inputs, workspace
+):
+    """Apply a thread's blocks of the gradient to the arena `updated`."""
+    n_rows, below = inputs.shape[0], inputs
+    for layer in range(layers.shape[0]):
+        weight, bias = _weight_of(layers, layer, updated), _bias_of(layers, layer, updated)
+        delta, place = _delta_of(layers, layer, n_rows, workspace), _row(layers, layer)
+        _backward_weight(
+            thread, n_threads, below, delta, weight, bias, state, place, optimizer, coefficients
+        )
+        below = _activation_of(layers, layer, n_rows, workspace)
+
+
+_share_blocks = _threaded(_forward_blocks)
+_share_sweep = _threaded(_sweep_rows)
+_share_layers = _threaded(_update_layers)
+
+
+@_inline
+def _forward_network(network, x, out, workspace, n_threads):
+    n_useful = _useful_threads(n_threads, out.shape[0] * network[2].size)
+    _share_blocks(n_useful, (*network, x, out, workspace))
+
+
+@_inner
+def _risk(network, data, loss, workspace, n_threads):
+    """Return the mean loss of a batch."""
+    layers, (x, target, labels, sample_weight) = network[0], data
+    n_rows = x.shape[0]
+    output = _activation_of(layers, layers.shape[0] - 1, n_rows, workspace)
+    panels = _panels_of(layers, n_rows, workspace)
+    _forward_network(network, x, output, panels, n_threads)
+    losses = _losses_of(layers, n_rows, workspace)
+    _losses(0, n_rows, output, target, labels, _as_vector(NO_INDICES), loss, losses)
+    return _mean(losses, sample_weight)
+
+
+@_inline
+def _step(network, data, order, loss, rule, workspace, n_threads):
+    """Apply the gradient of a batch to an arena and return its mean loss.
+
+    `rule` begins with that arena, which may be the parameters: both sweeps are apart.
+    """
+    layers, parameters, x, sample_weight = network[0], network[2], data[0], data[3]
+    inputs = _activation_of(layers, -1, order.size, workspace) if order.size else x
+    n_rows = inputs.shape[0]
+    n_useful = _useful_threads(n_threads, n_rows * parameters.size)
+    _share_sweep(min(n_useful, max(1, n_rows)), (*network, *data, order, loss, inputs, workspace))
+    _share_layers(n_useful, (layers, *rule, inputs, workspace))
+    return _mean(_losses_of(layers, n_rows, workspace), sample_weight)
+
+
+# --- Network kernels ----------------------------------------------------------------------
+
+
+@_inline
+def _network(layers, alphas, parameters):
+    return _as_matrix(layers), _as_vector(alphas), _as_vector(parameters)
+
+
+@_inline
+def _data(x, target, labels, sample_weight):
+    weights = _as_vector(sample_weight)
+    return _as_matrix(x), _as_matrix(target), _as_vector(labels), weights
 
 
 @_kernel
-def network_forward(layers, alphas, parameters, x, out, workspace, n_threads=1):
+def network_forward(
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: Vector,
+    x: Matrix,
+    out: OutMatrix,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
     """Run the whole network forward: aˡ = σ(Wˡaˡ⁻¹ + bˡ) for every layer."""
-    _forward_network(
-        _rows(layers),
-        _vector(alphas),
-        _vector(parameters),
-        _rows(x),
-        _rows(out),
-        workspace,
-        n_threads,
-    )
+    _forward_network(_network(layers, alphas, parameters), _as_matrix(x), out, workspace, n_threads)
 
 
 @_kernel
 def network_loss(
-    layers, alphas, parameters, x, target, labels, sample_weight, loss, workspace, n_threads=1
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: Vector,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    sample_weight: Vector,
+    loss: Int,
+    workspace: OutVector,
+    n_threads: Int = 1,
 ):
     """Return the mean loss of a batch, Σᵢ wᵢ Lᵢ / Σw: the empirical risk."""
-    return _risk(
-        _rows(layers),
-        _vector(alphas),
-        _vector(parameters),
-        _rows(x),
-        _rows(target),
-        _vector(labels),
-        _vector(sample_weight),
-        loss,
-        workspace,
-        n_threads,
-    )
+    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    return _risk(network, data, loss, workspace, n_threads)
 
 
 @_kernel
 def network_gradient(
-    layers, alphas, parameters, x, target, labels, sample_weight, loss, grad, workspace, n_threads=1
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: Vector,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    sample_weight: Vector,
+    loss: Int,
+    grad: OutVector,
+    workspace: OutVector,
+    n_threads: Int = 1,
 ):
     """Return the mean loss of a batch and store its gradient: backpropagation, BP1–BP4."""
-    network = _rows(layers), _vector(alphas), _vector(parameters)
-    data = _rows(x), _rows(target), _vector(labels), _vector(sample_weight)
-    mean = _risk(*network, *data, loss, workspace, n_threads)
-    rule = _vector(grad), _matrix(workspace, 0, 0, 0, 0), STORE, _vector(NO_COEFFICIENTS)
-    _backpropagate(*network, *data, loss, *rule, workspace, n_threads)
-    return mean
+    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    no_state, no_coefficients = _matrix(grad, 0, 0, 0, 0), _as_vector(NO_COEFFICIENTS)
+    rule = grad, no_state, np.int64(STORE), no_coefficients
+    return _step(network, data, _as_vector(NO_INDICES), loss, rule, workspace, n_threads)
 
 
 @_kernel
 def network_difference_gradient(
-    layers,
-    alphas,
-    parameters,
-    x,
-    target,
-    labels,
-    sample_weight,
-    loss,
-    indices,
-    steps,
-    central,
-    out,
-    workspace,
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: OutVector,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    sample_weight: Vector,
+    loss: Int,
+    indices: IntVector,
+    steps: Vector,
+    central: Bool,
+    out: OutRealVector,
+    workspace: OutVector,
 ):
     """Estimate ∂L/∂θ by finite differences, one or two forward passes for each weight."""
-    network = _rows(layers), _vector(alphas), _vector(parameters)
-    data = _rows(x), _rows(target), _vector(labels), _vector(sample_weight)
-    here = 0.0 if central else _risk(*network, *data, loss, workspace, ONE_THREAD)
+    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    here = 0.0 if central else _risk(network, data, loss, workspace, ONE_THREAD)
     for position in range(indices.size):
         index, step = indices[position], steps[position]
-        value = above = below = parameters[index]
+        value = below = parameters[index]
         above = value + step
         parameters[index] = above
-        loss_above, loss_below = _risk(*network, *data, loss, workspace, ONE_THREAD), here
+        loss_above, loss_below = _risk(network, data, loss, workspace, ONE_THREAD), here
         if central:
             below = value - step
             parameters[index] = below
-            loss_below = _risk(*network, *data, loss, workspace, ONE_THREAD)
+            loss_below = _risk(network, data, loss, workspace, ONE_THREAD)
         parameters[index] = value
         out[position] = (loss_above - loss_below) / (np.float64(above) - np.float64(below))
 
 
-@_inline
-def _gather(rows, batch, out):
-    for i in range(batch.size):
-        _copy(_row(rows, batch[i]), _row(out, i))
-
-
-@_inline
-def _gather_target(target, labels, batch, out):
-    """Gather the rows of `target`, or the one-hot rows of `labels`."""
-    for i in range(batch.size):
-        row = _row(out, i)
-        for j in range(row.size):
-            row[j] = _target_of(target, labels, batch[i], j)
-
-
 @_kernel
 def network_train(
-    layers,
-    alphas,
-    parameters,
-    state,
-    x,
-    target,
-    labels,
-    order,
-    batch_size,
-    loss,
-    optimizer,
-    coefficients,
-    losses,
-    workspace,
-    n_threads=1,
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: OutVector,
+    state: OutMatrix,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    order: IntVector,
+    batch_size: Int,
+    loss: Int,
+    optimizer: Int,
+    coefficients: RealTable,
+    losses: OutRealVector,
+    workspace: OutVector,
+    n_threads: Int = 1,
 ):
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update."""
-    network = _rows(layers), _vector(alphas), _vector(parameters)
-    table, theta, n_in = network[0], network[2], layers[0, N_IN]
-    no_labels, no_weights = _vector(labels)[:0], theta[:0]
+    network = _network(layers, alphas, parameters)
+    data = _data(x, target, labels, _vector(parameters, 0, 0))
     for step in range(losses.size):
-        batch = _vector(order)[step * batch_size : (step + 1) * batch_size]
-        x_batch = _matrix(workspace, 0, batch.size, n_in, row_stride(n_in, workspace.itemsize))
-        # δ of the last layer is not needed before the target is, and replaces it.
-        target_batch = _delta_of(table, table.shape[0] - 1, batch.size, workspace)
-        _gather(_rows(x), batch, x_batch)
-        _gather_target(_rows(target), _vector(labels), batch, target_batch)
-        data = x_batch, target_batch, no_labels, no_weights
-        losses[step] = _risk(*network, *data, loss, workspace, n_threads)
-        rule = theta, _rows(state), optimizer, _row(_rows(coefficients), step)
-        _backpropagate(*network, *data, loss, *rule, workspace, n_threads)
+        start = step * batch_size
+        batch = _vector(order, start, min(batch_size, order.size - start))
+        rule = parameters, state, optimizer, _row(coefficients, step)
+        losses[step] = _step(network, data, batch, loss, rule, workspace, n_threads)

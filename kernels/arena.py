@@ -168,9 +168,10 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
         pass, whichever is larger.
     """
     strides = [row_stride(int(n), itemsize) for n in layers[:, N_OUT]]
-    of_a_row = row_stride(int(layers[0, N_IN]), itemsize) + 2 * sum(strides) + 1
+    of_a_row = row_stride(int(layers[0, N_IN]), itemsize) + 2 * sum(strides)
+    losses = -(-n_rows // ROW_MULTIPLE) * ROW_MULTIPLE
     depth = max(int(layers[:, : N_OUT + 1].max()), n_rows)
     scratch = max(
         panel_size(depth, n_threads), forward_workspace_size(layers, n_rows, itemsize, n_threads)
     )
-    return n_rows * of_a_row + ROW_MULTIPLE * (len(layers) + 2) * 2 + scratch
+    return n_rows * of_a_row + losses + scratch

@@ -1,8 +1,9 @@
 """The ``numba`` backend: kernels compiled when they are first called, then kept on disk.
 
-:mod:`~fastmlp.kernels._numba_kernels` is loaded twice: :data:`serial` holds the kernels for
-one thread, which ``@njit`` code may call; the parallel twin is loaded with the first call
-that asks for more threads.
+:mod:`~fastmlp.kernels._numba_kernels` is loaded twice: for one thread, and, with the first
+call that asks for more, for several. Each kernel is compiled once for float32 and once for
+float64; arrays of other types, and read-only outputs, are a ``TypeError``. ``@njit`` code
+may call the functions of this module; they run in its own thread.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from types import ModuleType
 from typing import Any
 
 import numba
+import numba.extending
+import numpy as np
+from numba.np.numpy_support import as_dtype
 
 from . import reference
 
-__all__ = [*reference.__all__, "serial"]
+__all__ = list(reference.__all__)
 
 _SOURCE = Path(__file__).with_name("_numba_kernels.py")
 
@@ -45,8 +49,7 @@ def _load_kernels(kind: str) -> ModuleType:
     return module
 
 
-#: The kernels for one thread.
-serial = _load_kernels("serial")
+_compile_lock = threading.Lock()
 
 _parallel_allowed = True
 _parallel_lock = threading.Lock()
@@ -75,25 +78,43 @@ def _threads(n_threads: int) -> Iterator[None]:
         numba.set_num_threads(before)
 
 
+@functools.cache
+def _compiled(kind: str, name: str, dtype: np.dtype) -> Callable[..., Any]:
+    """Return a kernel that is compiled for a dtype, and refuses others."""
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name} takes arrays of float32 or float64, got {dtype}")
+    with _compile_lock:
+        return _load_kernels(kind).compile_kernel(name, numba.from_dtype(dtype))
+
+
 def _public(name: str) -> Callable[..., Any]:
     """Make the function that runs a kernel, with the signature of the reference."""
     signature = inspect.signature(getattr(reference, name))
+    parameters = signature.parameters.values()
     takes_threads = "n_threads" in signature.parameters
-    n_parameters = len(signature.parameters)
-    run_serial = getattr(serial, name)
+    n_parameters = len(parameters)
+    telling = [parameter.annotation for parameter in parameters].index("Array")
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) < n_parameters:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             args = bound.args
+        dtype = args[telling].dtype
         if takes_threads and args[-1] > 1 and _parallel_allowed:
             with _threads(args[-1]):
-                return getattr(_load_kernels("parallel"), name)(*args)
-        return run_serial(*args)
+                return _compiled("parallel", name, dtype)(*args)
+        return _compiled("serial", name, dtype)(*args)
+
+    @numba.extending.overload(kernel, strict=False)
+    def call_from_compiled_code(*args: Any) -> Callable[..., Any]:
+        compiled = _compiled("serial", name, as_dtype(args[telling].dtype))
+        if len(args) < n_parameters:
+            return lambda *args: compiled(*args, 1)
+        return lambda *args: compiled(*args)
 
     kernel.__name__ = kernel.__qualname__ = name
-    kernel.__doc__ = inspect.getdoc(run_serial.py_func)
+    kernel.__doc__ = inspect.getdoc(getattr(reference, name))
     kernel.__dict__["__signature__"] = signature
     return kernel
 
