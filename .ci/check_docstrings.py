@@ -44,4 +44,4 @@ problems = [
     for code, message in validate(name)["errors"]
     if code not in IGNORED
 ]
-sys.exit("\n".join(problems))
+sys.exit("\n".join(problems) or 0)
