@@ -508,3 +508,6 @@ def network_train(
             train_team(&net, &data, &step, &run, <float*> scratch, n_threads)
         else:
             train_team(&net, &data, &step, &run, <double*> scratch, n_threads)
+
+
+include "_ceilings.pxi"

@@ -51,6 +51,7 @@ cdef struct Update:  # what becomes of the gradient of a layer
 
 
 cdef struct Grid:  # a thread's run of output tiles, numbered down the column panels
+    Py_ssize_t width  # of a panel
     Py_ssize_t row_tiles
     Py_ssize_t first
     Py_ssize_t last
@@ -61,13 +62,16 @@ cdef inline Py_ssize_t ceil_divide(Py_ssize_t n, Py_ssize_t divisor) noexcept no
 
 
 cdef inline Grid grid_of(
-    Py_ssize_t row_tiles, Py_ssize_t column_panels, int thread, int n_threads
+    Py_ssize_t row_tiles, Py_ssize_t columns, int thread, int n_threads, floating* kind
 ) noexcept nogil:
+    """Cut an output into tiles, its columns into panels of nearly equal width."""
     cdef Grid grid
-    cdef Py_ssize_t tiles = row_tiles * column_panels
+    cdef Py_ssize_t vectors = ceil_divide(columns, vector_width(kind))
+    cdef Py_ssize_t panels = ceil_divide(columns, tile_columns(kind))
+    grid.width = ceil_divide(vectors, max(panels, 1)) * vector_width(kind)
     grid.row_tiles = row_tiles
-    grid.first = tiles * thread // n_threads
-    grid.last = tiles * (thread + 1) // n_threads
+    grid.first = row_tiles * panels * thread // n_threads
+    grid.last = row_tiles * panels * (thread + 1) // n_threads
     return grid
 
 
@@ -167,7 +171,7 @@ cdef void forward_tiles(
     cdef floating sums[TILE_SIZE]
     cdef Py_ssize_t width = tile_columns(sums)
     cdef Grid grid = grid_of(
-        ceil_divide(x.rows, TILE_ROWS), ceil_divide(weight.columns, width), thread, n_threads
+        ceil_divide(x.rows, TILE_ROWS), weight.columns, thread, n_threads, sums
     )
     cdef Py_ssize_t tile, column, row, rows, r, j, columns = 0, step = 0, current = -1
     cdef floating* panel = <floating*> workspace + thread * weight.rows * PANEL_WIDTH
@@ -175,10 +179,10 @@ cdef void forward_tiles(
     cdef const floating* biases = <const floating*> bias.data
     cdef floating* sink
     for tile in range(grid.first, grid.last):
-        column, row = tile // grid.row_tiles * width, tile % grid.row_tiles * TILE_ROWS
+        column, row = tile // grid.row_tiles * grid.width, tile % grid.row_tiles * TILE_ROWS
         rows = min(TILE_ROWS, x.rows - row)
         if column != current:
-            current, columns = column, min(width, weight.columns - column)
+            current, columns = column, min(grid.width, weight.columns - column)
             source = panel_of(weight, column, columns, panel, &step)
         for r in range(rows):
             for j in range(width):
@@ -207,17 +211,17 @@ cdef void backward_input_tiles(
     cdef floating sums[TILE_SIZE]
     cdef Py_ssize_t width = tile_columns(sums)
     cdef Grid grid = grid_of(
-        ceil_divide(delta.rows, TILE_ROWS), ceil_divide(weight.rows, width), thread, n_threads
+        ceil_divide(delta.rows, TILE_ROWS), weight.rows, thread, n_threads, sums
     )
     cdef Py_ssize_t tile, column, row, rows, r, j, columns = 0, current = -1
     cdef floating* panel = <floating*> workspace + thread * weight.columns * PANEL_WIDTH
     cdef const floating* outputs
     cdef floating* sink
     for tile in range(grid.first, grid.last):
-        column, row = tile // grid.row_tiles * width, tile % grid.row_tiles * TILE_ROWS
+        column, row = tile // grid.row_tiles * grid.width, tile % grid.row_tiles * TILE_ROWS
         rows = min(TILE_ROWS, delta.rows - row)
         if column != current:
-            current, columns = column, min(width, weight.rows - column)
+            current, columns = column, min(grid.width, weight.rows - column)
             pack_transposed(weight, column, columns, panel)
         for j in range(rows * width):
             sums[j] = 0
@@ -245,16 +249,16 @@ cdef void backward_weight_tiles(
     cdef floating sums[TILE_SIZE]
     cdef Py_ssize_t width = tile_columns(sums)
     cdef Grid grid = grid_of(
-        ceil_divide(x.columns, TILE_ROWS) + 1, ceil_divide(delta.columns, width), thread, n_threads
+        ceil_divide(x.columns, TILE_ROWS) + 1, delta.columns, thread, n_threads, sums
     )
     cdef Py_ssize_t tile, column, row, rows, r, j, at, columns = 0, step = 0, current = -1
     cdef floating* panel = <floating*> workspace + thread * delta.rows * PANEL_WIDTH
     cdef const floating* source = panel
     cdef floating one = 1
     for tile in range(grid.first, grid.last):
-        column, row = tile // grid.row_tiles * width, tile % grid.row_tiles * TILE_ROWS
+        column, row = tile // grid.row_tiles * grid.width, tile % grid.row_tiles * TILE_ROWS
         if column != current:
-            current, columns = column, min(width, delta.columns - column)
+            current, columns = column, min(grid.width, delta.columns - column)
             source = panel_of(delta, column, columns, panel, &step)
         for j in range(TILE_SIZE):
             sums[j] = 0

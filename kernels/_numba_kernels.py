@@ -39,7 +39,7 @@ CROSS_ENTROPY, BINARY_CROSS_ENTROPY = CODES["CROSS_ENTROPY"], CODES["BINARY_CROS
 SGD, MOMENTUM, ADAM = CODES["SGD"], CODES["MOMENTUM"], CODES["ADAM"]
 N_IN, N_OUT, WEIGHT = CODES["N_IN"], CODES["N_OUT"], CODES["WEIGHT"]
 STRIDE, BIAS, ACTIVATION = CODES["STRIDE"], CODES["BIAS"], CODES["ACTIVATION"]
-PANEL_WIDTH, ROW_BLOCK = CODES["PANEL_WIDTH"], CODES["ROW_BLOCK"]
+ROW_BLOCK = CODES["ROW_BLOCK"]
 ROW_MULTIPLE = arena.ROW_MULTIPLE
 
 #: The update rule θ ← g, with which a gradient is stored rather than applied.
@@ -58,6 +58,9 @@ FIRST_THREAD, ONE_THREAD = np.int64(0), np.int64(1)
 _FEATURES = binding.get_host_cpu_features()
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
 TILE_ROWS = 8 if VECTOR_BYTES == 64 else 4
+
+#: Columns of a tile, two vectors of float32; panels of them fit into a workspace's.
+TILE_WIDTH = 32
 
 #: Rows from which it pays to transpose the weight for BP2.
 TRANSPOSE_ROWS = 16
@@ -279,15 +282,15 @@ def _block(typing_context, matrix, i, i_end, j, j_end):
 
 @intrinsic
 def _stack_tile(typing_context, like):
-    """Return a tile, TILE_ROWS × PANEL_WIDTH, on the stack of the calling function."""
+    """Return a tile, TILE_ROWS × TILE_WIDTH, on the stack of the calling function."""
     result = types.Array(like.dtype, 2, "A")
 
     def codegen(context, builder, signature, args):
         element = context.get_data_type(like.dtype)
-        data = cgutils.alloca_once(builder, element, size=TILE_ROWS * PANEL_WIDTH)
+        data = cgutils.alloca_once(builder, element, size=TILE_ROWS * TILE_WIDTH)
         n_rows, n_columns, stride = (
             context.get_constant(types.intp, value)
-            for value in (TILE_ROWS, PANEL_WIDTH, PANEL_WIDTH * like.dtype.bitwidth // 8)
+            for value in (TILE_ROWS, TILE_WIDTH, TILE_WIDTH * like.dtype.bitwidth // 8)
         )
         return _view(context, builder, result, data, [n_rows, n_columns], [stride])
 
@@ -705,7 +708,7 @@ def _tile_bounds(shape, width, tile):
 def _forward(thread, n_threads, x, weight, bias, activation, alpha, out):
     """Compute a thread's tiles of a = σ(x·weight + bias)."""
     # With few rows nothing is reused, and short runs of each row would cost time.
-    width = PANEL_WIDTH if out.shape[0] >= TILE_ROWS else 8 * PANEL_WIDTH
+    width = TILE_WIDTH if out.shape[0] >= TILE_ROWS else 8 * TILE_WIDTH
     for tile in range(thread, _tile_count(out.shape, width), n_threads):
         i, i_end, j, j_end = _tile_bounds(out.shape, width, tile)
         z = _block(out, i, i_end, j, j_end)
@@ -722,9 +725,9 @@ def _backward_input(
 ):
     """Compute a thread's tiles of δ·weightᵀ ⊙ σ' (BP2), which may be some of `n_samples` rows."""
     n_out = weight.shape[1]
-    panel = _matrix(workspace, thread * n_out * PANEL_WIDTH, n_out, PANEL_WIDTH, PANEL_WIDTH)
-    for tile in range(thread, _tile_count(out.shape, PANEL_WIDTH), n_threads):
-        i, i_end, j, j_end = _tile_bounds(out.shape, PANEL_WIDTH, tile)
+    panel = _matrix(workspace, thread * n_out * TILE_WIDTH, n_out, TILE_WIDTH, TILE_WIDTH)
+    for tile in range(thread, _tile_count(out.shape, TILE_WIDTH), n_threads):
+        i, i_end, j, j_end = _tile_bounds(out.shape, TILE_WIDTH, tile)
         grad = _block(out, i, i_end, j, j_end)
         delta_tile, weight_tile = _rows_between(delta, i, i_end), _rows_between(weight, j, j_end)
         # The whole batch decides, for its rows may be shared between threads.
@@ -746,8 +749,8 @@ def _backward_weight(
     `place` is the row of the layer table that tells where their state is.
     """
     n_samples, tile_memory = x.shape[0], _stack_tile(weight)
-    for tile in range(thread, _tile_count(weight.shape, PANEL_WIDTH), n_threads):
-        i, i_end, j, j_end = _tile_bounds(weight.shape, PANEL_WIDTH, tile)
+    for tile in range(thread, _tile_count(weight.shape, TILE_WIDTH), n_threads):
+        i, i_end, j, j_end = _tile_bounds(weight.shape, TILE_WIDTH, tile)
         delta_tile = _block(delta, 0, n_samples, j, j_end)
         for first in range(i, i_end, TILE_ROWS):
             last = min(first + TILE_ROWS, i_end)

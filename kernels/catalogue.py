@@ -167,7 +167,7 @@ OPTIMIZERS = (
 LAYER_COLUMNS = ("N_IN", "N_OUT", "WEIGHT", "STRIDE", "BIAS", "ACTIVATION")
 
 #: Columns of the widest register tile, hence of a packed panel.
-PANEL_WIDTH = 32
+PANEL_WIDTH = 48
 
 #: Samples that go through all layers together where only the output is wanted.
 ROW_BLOCK = 96
