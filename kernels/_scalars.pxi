@@ -232,26 +232,43 @@ cdef inline void loss_gradient(
             out[j] = scale * (output[j] - target[j])
 
 
-# --- Updates: one step of θ, with the coefficients in the order of the catalogue ----------
+# --- Updates: one step of θ, from the coefficients in the order of the catalogue ----------
 
-cdef inline floating sgd(floating theta, floating grad, const floating* c) noexcept nogil:
-    return theta - c[0] * (grad + c[1] * theta)
+cdef inline floating sgd(
+    floating theta, floating grad, floating learning_rate, floating decay
+) noexcept nogil:
+    return theta - learning_rate * (grad + decay * theta)
 
 
 cdef inline floating momentum(
-    floating theta, floating grad, floating* velocity, const floating* c
+    floating theta,
+    floating grad,
+    floating* velocity,
+    floating learning_rate,
+    floating decay,
+    floating beta,
 ) noexcept nogil:
-    velocity[0] = c[2] * velocity[0] - c[0] * (grad + c[1] * theta)
+    velocity[0] = beta * velocity[0] - learning_rate * (grad + decay * theta)
     return theta + velocity[0]
 
 
 cdef inline floating adam(
-    floating theta, floating grad, floating* first, floating* second, const floating* c
+    floating theta,
+    floating grad,
+    floating* first,
+    floating* second,
+    floating step,
+    floating decay,
+    floating beta1,
+    floating beta2,
+    floating eps,
+    floating inverse2,
 ) noexcept nogil:
-    grad += c[1] * theta
-    first[0] = c[2] * first[0] + (1 - c[2]) * grad
-    second[0] = c[3] * second[0] + (1 - c[3]) * (grad * grad)
-    return theta - c[0] / c[5] * first[0] / (sqrt(second[0] / c[6]) + c[4])
+    """Return the new θ; step is α/c₁ and inverse2 is 1/c₂."""
+    grad += decay * theta
+    first[0] = beta1 * first[0] + (1 - beta1) * grad
+    second[0] = beta2 * second[0] + (1 - beta2) * (grad * grad)
+    return theta - step * first[0] / (sqrt(second[0] * inverse2) + eps)
 
 
 cdef inline void update(
@@ -265,15 +282,21 @@ cdef inline void update(
 ) noexcept nogil:
     """Update a row of parameters; their state's rows lie `slot` elements apart."""
     cdef Py_ssize_t j
+    cdef floating c0, c1, c2, c3, c4, c5  # copies: a store to θ might change c, for all C knows
     if optimizer == STORE:
         for j in range(n):
             theta[j] = grad[j]
     elif optimizer == SGD:
+        c0, c1 = c[0], c[1]
         for j in range(n):
-            theta[j] = sgd(theta[j], grad[j], c)
+            theta[j] = sgd(theta[j], grad[j], c0, c1)
     elif optimizer == MOMENTUM:
+        c0, c1, c2 = c[0], c[1], c[2]
         for j in range(n):
-            theta[j] = momentum(theta[j], grad[j], state + j, c)
+            theta[j] = momentum(theta[j], grad[j], state + j, c0, c1, c2)
     elif optimizer == ADAM:
+        c0, c1, c2, c3, c4, c5 = c[0] / c[5], c[1], c[2], c[3], c[4], 1 / c[6]
         for j in range(n):
-            theta[j] = adam(theta[j], grad[j], state + j, state + slot + j, c)
+            theta[j] = adam(
+                theta[j], grad[j], state + j, state + slot + j, c0, c1, c2, c3, c4, c5
+            )
