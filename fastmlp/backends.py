@@ -269,6 +269,7 @@ def config() -> dict[str, str | int]:
         "instruction set": kernels.instruction_set() if compiled else "no compiled kernels",
         "available sets": ", ".join(kernels.instruction_sets()) if compiled else "none",
         "threads": get_num_threads(),
+        "OpenMP": "yes" if compiled and kernels.has_openmp() else "no",
         "usable cores": usable_cores(),
         "Python": sys.version.split()[0],
         "NumPy": np.__version__,

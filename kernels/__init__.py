@@ -17,6 +17,7 @@ from types import ModuleType
 __all__ = [
     "BACKENDS",
     "has_compiled_kernels",
+    "has_openmp",
     "instruction_set",
     "instruction_sets",
     "load_backend",
@@ -85,6 +86,17 @@ def instruction_sets() -> tuple[str, ...]:
         From "base" to the widest.
     """
     return importlib.import_module(f"{__name__}._processor").instruction_sets()
+
+
+def has_openmp() -> bool:
+    """Return whether the compiled kernels can use more than one thread.
+
+    Returns
+    -------
+    bool
+        False where the compiler had no OpenMP.
+    """
+    return importlib.import_module(f"{__name__}._processor").openmp()
 
 
 @cache
