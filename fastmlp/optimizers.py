@@ -248,6 +248,10 @@ class Adam(Optimizer):
             return 1 - self.beta1**steps
         if name == "correction2":
             return 1 - self.beta2**steps
+        if name == "rest1":
+            return 1 - self.beta1
+        if name == "rest2":
+            return 1 - self.beta2
         return super()._coefficient(name, steps)
 
 

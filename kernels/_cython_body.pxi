@@ -10,7 +10,8 @@ from cython.parallel cimport parallel, threadid
 
 cdef extern from "team.hpp" namespace "fastmlp" nogil:
     int team_size()
-    void team_barrier()
+    cdef cppclass Barrier:
+        void wait(int n_threads)
 
 include "_scalars.pxi"
 include "_layers.pxi"

@@ -5,12 +5,6 @@
 # update (BP3, BP4) sums over rows, so each thread takes its tiles of every layer's weights.
 # Two barriers a step stand where rows and columns meet.
 
-cdef enum:
-    LAYER_FIELDS = 6
-    ROW_MULTIPLE = 16
-    CACHE_SET_SPAN = 4096
-
-
 cdef struct Network:
     Py_ssize_t n_layers
     const int64_t* table
@@ -65,7 +59,7 @@ cdef inline Matrix matrix_at(
 
 
 cdef inline const int64_t* layer_of(const Network* net, Py_ssize_t index) noexcept nogil:
-    return net.table + index * LAYER_FIELDS
+    return net.table + index * LAYER_COLUMNS
 
 
 cdef inline Matrix weight_in(const int64_t* layer, void* arena, floating* kind) noexcept nogil:
@@ -405,8 +399,8 @@ cdef void update_layers(
 
 
 cdef void train_step(
-    const Network* net, const Data* batch, const Step* step, floating* workspace, int thread,
-    int n_threads,
+    const Network* net, const Data* batch, const Step* step, floating* workspace,
+    Barrier* barrier, int thread, int n_threads,
 ) noexcept nogil:
     """Run this thread's part of one step."""
     cdef Py_ssize_t n = batch.x.rows
@@ -418,16 +412,16 @@ cdef void train_step(
             net, batch, first, last, workspace,
             panels + thread * panel_depth(net, n) * PANEL_WIDTH,
         )
-    team_barrier()
+    barrier.wait(n_threads)
     update_layers(net, batch, step, workspace, panels, thread, n_threads)
     if thread == 0:
         step.mean[0] = mean_loss(batch, losses)
-    team_barrier()
+    barrier.wait(n_threads)
 
 
 cdef void train_steps(
     const Network* net, const Data* data, const Step* to, const Run* run, floating* workspace,
-    int thread, int n_threads,
+    Barrier* barrier, int thread, int n_threads,
 ) noexcept nogil:
     """Run this thread's part of all steps."""
     cdef floating coefficients[MAX_COEFFICIENTS]
@@ -443,18 +437,19 @@ cdef void train_steps(
         for j in range(run.n_coefficients):
             coefficients[j] = <floating> run.coefficients[index * run.n_coefficients + j]
         step.mean = run.means + index
-        train_step(net, &batch, &step, workspace, thread, n_threads)
+        train_step(net, &batch, &step, workspace, barrier, thread, n_threads)
 
 
 cdef void step_team(
     const Network* net, const Data* data, const Step* step, floating* workspace, int n_threads
 ) noexcept nogil:
     """Run one step."""
+    cdef Barrier barrier
     if n_threads == 1:
-        train_step(net, data, step, workspace, 0, 1)
+        train_step(net, data, step, workspace, &barrier, 0, 1)
     else:
         with parallel(num_threads=n_threads):
-            train_step(net, data, step, workspace, threadid(), team_size())
+            train_step(net, data, step, workspace, &barrier, threadid(), team_size())
 
 
 cdef void train_team(
@@ -462,8 +457,11 @@ cdef void train_team(
     int n_threads,
 ) noexcept nogil:
     """Run all steps."""
+    cdef Barrier barrier
     if n_threads == 1:
-        train_steps(net, data, step, run, workspace, 0, 1)
+        train_steps(net, data, step, run, workspace, &barrier, 0, 1)
     else:
         with parallel(num_threads=n_threads):
-            train_steps(net, data, step, run, workspace, threadid(), team_size())
+            train_steps(
+                net, data, step, run, workspace, &barrier, threadid(), team_size()
+            )

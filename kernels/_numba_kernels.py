@@ -40,7 +40,7 @@ SGD, MOMENTUM, ADAM = CODES["SGD"], CODES["MOMENTUM"], CODES["ADAM"]
 N_IN, N_OUT, WEIGHT = CODES["N_IN"], CODES["N_OUT"], CODES["WEIGHT"]
 STRIDE, BIAS, ACTIVATION = CODES["STRIDE"], CODES["BIAS"], CODES["ACTIVATION"]
 ROW_BLOCK = CODES["ROW_BLOCK"]
-ROW_MULTIPLE = arena.ROW_MULTIPLE
+ROW_MULTIPLE = CODES["ROW_MULTIPLE"]
 
 #: The update rule θ ← g, with which a gradient is stored rather than applied.
 STORE = -1
@@ -174,11 +174,12 @@ def _momentum(theta, grad, velocity, scalars):
 
 
 @_inline
-def _adam(theta, grad, first, second, scalars):
-    learning_rate, decay, beta1, beta2, eps, correction1, correction2 = scalars
+def _adam(theta, grad, first, second, rates, of_step):
+    learning_rate, decay, beta1, beta2, eps = rates
+    correction1, correction2, rest1, rest2 = of_step
     grad = grad + decay * theta
-    first = beta1 * first + (ONE - beta1) * grad
-    second = beta2 * second + (ONE - beta2) * (grad * grad)
+    first = beta1 * first + rest1 * grad
+    second = beta2 * second + rest2 * (grad * grad)
     change = learning_rate / correction1 * first / (math.sqrt(second / correction2) + eps)
     return theta - change, first, second
 
@@ -655,10 +656,11 @@ def _update(theta, grad, state, position, optimizer, coefficients):
         for e in range(n):
             theta[e], v[e] = _momentum(theta[e], grad[e], v[e], scalars)
     elif optimizer == ADAM:
-        scalars = real(c[0]), real(c[1]), real(c[2]), real(c[3]), real(c[4]), real(c[5]), real(c[6])
+        rates = real(c[0]), real(c[1]), real(c[2]), real(c[3]), real(c[4])
+        of_step = real(c[5]), real(c[6]), real(c[7]), real(c[8])
         m, v = _vector(_row(state, 0), position, n), _vector(_row(state, 1), position, n)
         for e in range(n):
-            theta[e], m[e], v[e] = _adam(theta[e], grad[e], m[e], v[e], scalars)
+            theta[e], m[e], v[e] = _adam(theta[e], grad[e], m[e], v[e], rates, of_step)
 
 
 # --- Layers: the output is cut into tiles, and thread t takes every n-th from t on --------

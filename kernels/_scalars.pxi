@@ -263,11 +263,13 @@ cdef inline floating adam(
     floating beta2,
     floating eps,
     floating inverse2,
+    floating rest1,
+    floating rest2,
 ) noexcept nogil:
     """Return the new θ; step is α/c₁ and inverse2 is 1/c₂."""
     grad += decay * theta
-    first[0] = beta1 * first[0] + (1 - beta1) * grad
-    second[0] = beta2 * second[0] + (1 - beta2) * (grad * grad)
+    first[0] = beta1 * first[0] + rest1 * grad
+    second[0] = beta2 * second[0] + rest2 * (grad * grad)
     return theta - step * first[0] / (sqrt(second[0] * inverse2) + eps)
 
 
@@ -282,7 +284,7 @@ cdef inline void update(
 ) noexcept nogil:
     """Update a row of parameters; their state's rows lie `slot` elements apart."""
     cdef Py_ssize_t j
-    cdef floating c0, c1, c2, c3, c4, c5  # copies: a store to θ might change c, for all C knows
+    cdef floating c0, c1, c2, c3, c4, c5, c7, c8  # copies: for all C knows, θ lies in c
     if optimizer == STORE:
         for j in range(n):
             theta[j] = grad[j]
@@ -296,7 +298,8 @@ cdef inline void update(
             theta[j] = momentum(theta[j], grad[j], state + j, c0, c1, c2)
     elif optimizer == ADAM:
         c0, c1, c2, c3, c4, c5 = c[0] / c[5], c[1], c[2], c[3], c[4], 1 / c[6]
+        c7, c8 = c[7], c[8]
         for j in range(n):
             theta[j] = adam(
-                theta[j], grad[j], state + j, state + slot + j, c0, c1, c2, c3, c4, c5
+                theta[j], grad[j], state + j, state + slot + j, c0, c1, c2, c3, c4, c5, c7, c8
             )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .catalogue import LAYER_COLUMNS, PANEL_WIDTH, ROW_BLOCK
+from .catalogue import CACHE_SET_SPAN, LAYER_COLUMNS, PANEL_WIDTH, ROW_BLOCK, ROW_MULTIPLE
 
 __all__ = [
     "aligned_zeros",
@@ -25,8 +25,6 @@ __all__ = [
 ]
 
 ALIGNMENT = 64
-ROW_MULTIPLE = 16
-CACHE_SET_SPAN = 4096
 N_IN, N_OUT = LAYER_COLUMNS.index("N_IN"), LAYER_COLUMNS.index("N_OUT")
 
 

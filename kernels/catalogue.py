@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 __all__ = [
     "ACTIVATIONS",
+    "CACHE_SET_SPAN",
     "CODES",
     "LAYER_COLUMNS",
     "LOSSES",
     "OPTIMIZERS",
     "PANEL_WIDTH",
     "ROW_BLOCK",
+    "ROW_MULTIPLE",
     "Activation",
     "Loss",
     "Optimizer",
@@ -148,7 +150,7 @@ OPTIMIZERS = (
     Optimizer(
         "adam",
         2,
-        "g ← g + λθ; m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²; θ ← θ − α/c₁ · m / (√(v/c₂) + ε)",
+        "g ← g + λθ; m ← β₁m + r₁g; v ← β₂v + r₂g²; θ ← θ − α/c₁ · m / (√(v/c₂) + ε)",
         state=("first_moment", "second_moment"),
         coefficients=(
             "learning_rate",
@@ -158,6 +160,8 @@ OPTIMIZERS = (
             "eps",
             "correction1",
             "correction2",
+            "rest1",  # 1 − β₁, which float32 would round: at β₂ = 0.999 by 5e-5
+            "rest2",
         ),
     ),
 )
@@ -165,6 +169,12 @@ OPTIMIZERS = (
 #: Columns of a network's layer table, one row a dense layer. WEIGHT and BIAS are offsets
 #: of elements in the arena, STRIDE is the distance between two rows of the weight.
 LAYER_COLUMNS = ("N_IN", "N_OUT", "WEIGHT", "STRIDE", "BIAS", "ACTIVATION")
+
+#: Rows are padded to a multiple of so many elements, hence to whole cache lines …
+ROW_MULTIPLE = 16
+
+#: … but to no multiple of so many bytes, which all fall into one cache set.
+CACHE_SET_SPAN = 4096
 
 #: Columns of the widest register tile, hence of a packed panel.
 PANEL_WIDTH = 48
@@ -176,6 +186,9 @@ ROW_BLOCK = 96
 CODES: dict[str, int] = {
     **{row.name.upper(): row.code for row in (*ACTIVATIONS, *LOSSES, *OPTIMIZERS)},
     **{name: column for column, name in enumerate(LAYER_COLUMNS)},
+    "LAYER_COLUMNS": len(LAYER_COLUMNS),
+    "ROW_MULTIPLE": ROW_MULTIPLE,
+    "CACHE_SET_SPAN": CACHE_SET_SPAN,
     "PANEL_WIDTH": PANEL_WIDTH,
     "ROW_BLOCK": ROW_BLOCK,
 }

@@ -458,11 +458,13 @@ def _adam(
     eps: float,
     correction1: float,
     correction2: float,
+    rest1: float,
+    rest2: float,
 ) -> None:
     first, second = state
     grad = grad + decay * theta
-    first[...] = beta1 * first + (1 - beta1) * grad
-    second[...] = beta2 * second + (1 - beta2) * (grad * grad)
+    first[...] = beta1 * first + rest1 * grad
+    second[...] = beta2 * second + rest2 * (grad * grad)
     theta -= learning_rate / correction1 * first / (np.sqrt(second / correction2) + eps)
 
 

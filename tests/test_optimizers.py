@@ -154,3 +154,14 @@ def test_only_optimizers_are_taken():
     net = fm.MLP.from_sizes([4, 2], seed=0)
     with pytest.raises(TypeError, match=r"optimizer must be an object such as Adam\(\), got 0.1"):
         net.train_step(X, Y, "mse", optimizer=0.1)
+
+
+def test_adam_in_float32_keeps_the_digits_of_one_minus_beta(backend):
+    steps = []
+    for dtype in ("float32", "float64"):
+        net = fm.MLP.from_sizes([3, 2], dtype=dtype, seed=0)
+        before = net.get_parameters()
+        with fm.use_backend(backend):
+            net.train_step(np.ones((4, 3)), [0, 1, 1, 1], optimizer=fm.Adam(beta2=1 - 1e-8))
+        steps.append(net.get_parameters() - before)
+    np.testing.assert_allclose(*steps, rtol=1e-3)

@@ -83,7 +83,7 @@ OPTIMIZERS = {
         lambda theta: torch.optim.SGD(theta, 0.1, momentum=0.9, weight_decay=0.02),
     ),
     "adam": (
-        lambda step: [0.01, 0.02, 0.8, 0.95, 1e-6, 1 - 0.8**step, 1 - 0.95**step],
+        lambda t: [0.01, 0.02, 0.8, 0.95, 1e-6, 1 - 0.8**t, 1 - 0.95**t, 1 - 0.8, 1 - 0.95],
         lambda theta: torch.optim.Adam(theta, 0.01, (0.8, 0.95), 1e-6, weight_decay=0.02),
     ),
 }
