@@ -7,7 +7,7 @@ only where the kernels cannot read them as they are.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "as_batch",
     "as_dtype",
     "as_generator",
+    "as_list",
     "as_rows",
     "as_samples",
     "as_vector",
@@ -117,6 +118,33 @@ def look_up(argument: str, name: object, table: Mapping[str, Row]) -> Row:
     nearest = get_close_matches(name.lower(), table, cutoff=0.5)
     hint = f" (nearest: {', '.join(map(repr, nearest))})" if nearest else ""
     raise ValueError(f"{argument} must be one of {names}, got {name!r}{hint}")
+
+
+def as_list(argument: str, value: Iterable[Row], items: str) -> list[Row]:
+    """Return the items of a list, or of anything else that is no string and has items.
+
+    Parameters
+    ----------
+    argument : str
+        What the user calls it.
+    value : iterable
+        What came.
+    items : str
+        What the items are, in the plural.
+
+    Returns
+    -------
+    list
+        The items.
+
+    Raises
+    ------
+    TypeError
+        If it has none, such as None or a single item.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{argument} must be a list of {items}, got {_describe(value)}")
+    return list(value)
 
 
 def check_integer(argument: str, value: object, minimum: int) -> int:
@@ -295,7 +323,12 @@ def as_rows(array: NDArray[Any], dtype: np.dtype[Any]) -> Array:
     """
     if array.dtype == dtype and _has_plain_rows(array):
         return array
-    return np.ascontiguousarray(array, dtype)
+    return _for_kernels(array, dtype)
+
+
+def _for_kernels(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array as kernels read it; np.ascontiguousarray would not align it."""
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def _has_plain_rows(array: NDArray[Any]) -> bool:
@@ -351,7 +384,7 @@ def as_samples(
 
 
 def as_vector(argument: str, value: ArrayLike, n: int, dtype: np.dtype[Any]) -> Array:
-    """Return a contiguous vector of a given length and dtype.
+    """Return a contiguous, aligned vector of a given length and dtype.
 
     Parameters
     ----------
@@ -377,7 +410,7 @@ def as_vector(argument: str, value: ArrayLike, n: int, dtype: np.dtype[Any]) -> 
     array = real_array(argument, value)
     if array.shape != (n,):
         raise ValueError(f"{argument} must have shape ({n},), got {array.shape}")
-    return np.ascontiguousarray(array, dtype)
+    return _for_kernels(array, dtype)
 
 
 def check_finite(argument: str, array: Array) -> None:
@@ -408,7 +441,7 @@ def check_finite(argument: str, array: Array) -> None:
         )
 
 
-def check_output(out: Array, shape: tuple[int, ...], x: Array) -> None:
+def check_output(out: Array, shape: tuple[int, ...], x: Array, parameters: Array) -> None:
     """Refuse a caller's buffer that the kernels cannot fill.
 
     Parameters
@@ -419,13 +452,16 @@ def check_output(out: Array, shape: tuple[int, ...], x: Array) -> None:
         Shape that is expected.
     x : numpy.ndarray
         The input, whose dtype is expected and which must not overlap.
+    parameters : numpy.ndarray
+        The network's memory, which must not overlap either.
 
     Raises
     ------
     TypeError
         If it is not an array of that dtype.
     ValueError
-        If the shape differs, or it is read-only, has strided rows, or overlaps `x`.
+        If the shape differs, or it is read-only, not aligned, has strided rows, or
+        overlaps `x` or `parameters`.
     """
     if not isinstance(out, np.ndarray) or out.dtype != x.dtype:
         raise TypeError(
@@ -435,10 +471,14 @@ def check_output(out: Array, shape: tuple[int, ...], x: Array) -> None:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
+    if not out.flags.aligned:
+        raise ValueError(f"out must start at a multiple of {out.itemsize} bytes, as np.empty does")
     if not _has_plain_rows(out):
         raise ValueError(f"out must have contiguous rows, got strides {out.strides}")
     if np.shares_memory(out, x):
         raise ValueError("out must not overlap X")
+    if np.may_share_memory(out, parameters):
+        raise ValueError("out must not overlap the network's parameters")
 
 
 # --- Samples with their targets -----------------------------------------------------------
@@ -509,7 +549,7 @@ def _as_labels(array: NDArray[Any], n_out: int, argument: str) -> NDArray[np.int
             f"{argument} must hold integer labels or rows of {n_out} probabilities, "
             f"got {array.dtype} of shape {array.shape}"
         )
-    labels = np.ascontiguousarray(array, np.int64)
+    labels = _for_kernels(array, np.dtype(np.int64))
     # Seen without sign, a negative label is a huge one: one pass finds both.
     if labels.view(np.uint64).max() >= n_out:
         index = int((labels.view(np.uint64) >= n_out).argmax())

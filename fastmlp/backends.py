@@ -39,6 +39,9 @@ __all__ = [
 #: which waking a thread costs more than it saves.
 WORK_PER_THREAD = 2e6
 
+#: Most threads that may be asked for: OpenMP ends the process when it cannot make them.
+MAX_THREADS = 1024
+
 BACKENDS = {name: name for name in kernels.BACKENDS}
 
 
@@ -192,7 +195,7 @@ def set_num_threads(n: int, work_per_thread: float = WORK_PER_THREAD) -> None:
     Parameters
     ----------
     n : int
-        Most threads of a call, at least 1; may exceed the cores.
+        Most threads of a call, from 1 to 1024; may exceed the cores.
     work_per_thread : float, default=2e6
         Operations (an addition and a multiplication are two) that justify a thread;
         0 uses all `n` threads whatever the size, for tests.
@@ -200,13 +203,15 @@ def set_num_threads(n: int, work_per_thread: float = WORK_PER_THREAD) -> None:
     Raises
     ------
     TypeError, ValueError
-        If `n` is not an integer of at least 1 or `work_per_thread` is negative.
+        If `n` is not an integer from 1 to 1024 or `work_per_thread` is negative.
     """
     global _threads
     threads = Threads(
         check_integer("n", n, minimum=1),
         check_real("work_per_thread", work_per_thread, "[0, inf)"),
     )
+    if threads.n > MAX_THREADS:
+        raise ValueError(f"n must be at most {MAX_THREADS} threads, got {n}")
     if _forked and threads.n > 1:
         warnings.warn(
             f"set_num_threads({n}): a forked process runs kernels on one thread; start "

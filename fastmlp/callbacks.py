@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ._validation import check_integer, check_real
+from ._validation import as_list, check_integer, check_real
 from .history import History
 from .network import MLP
 
@@ -311,9 +311,10 @@ def as_callbacks(callbacks: Iterable[Callback | EpochFunction]) -> list[Callback
     Raises
     ------
     TypeError
-        If one is neither.
+        If they are no list, or one is neither.
     """
-    return [_as_callback(callback) for callback in callbacks]
+    listed = as_list("callbacks", callbacks, "Callback objects or functions")
+    return [_as_callback(callback) for callback in listed]
 
 
 def _as_callback(callback: Callback | EpochFunction) -> Callback:

@@ -71,7 +71,7 @@ def finite_difference_gradient(
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit.
+        If an argument does not fit, or θ ± step rounds to θ for some parameter.
     """
     central, power = look_up("scheme", scheme, SCHEMES)
     row, batch = make_batch(net, X, y, loss, sample_weight)
@@ -81,9 +81,20 @@ def finite_difference_gradient(
         steps = np.finfo(net.dtype).eps ** power * np.maximum(1, np.abs(theta))
     else:
         steps = np.full(len(theta), check_real("step", step, "(0, inf)"))
+        _check_step(step, steps.astype(net.dtype), theta)
     grad = Gradient(layout)
     grad.arena[layout.indices] = _differences(net, batch, row, steps.astype(net.dtype), central)
     return grad
+
+
+def _check_step(step: float, steps: NDArray[Any], theta: NDArray[Any]) -> None:
+    """Refuse a step that rounding swallows: the difference quotient would be 0/0."""
+    lost = np.flatnonzero((theta + steps == theta) | (theta - steps == theta))
+    if len(lost):
+        raise ValueError(
+            f"step must move every parameter in {theta.dtype}, but {step:g} is too small for "
+            f"parameter {lost[0]}, which is {theta[lost[0]]:g}"
+        )
 
 
 def _differences(

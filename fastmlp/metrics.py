@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._validation import look_up
+from ._validation import as_list, look_up
 from .history import RESERVED
 
 __all__ = ["METRICS", "MetricFunction", "accuracy", "by_name"]
@@ -58,15 +58,19 @@ def by_name(metrics: Iterable[str | MetricFunction]) -> dict[str, MetricFunction
     Raises
     ------
     TypeError, ValueError
-        If one is neither callable nor a known name, or its name is taken.
+        If they are no list, one is neither callable nor a known name, or its name is taken.
     """
-    if isinstance(metrics, str):
-        raise TypeError(f"metrics must be a list of names or functions, got {metrics!r}")
-    found: dict[str, MetricFunction] = {}
-    for metric in metrics:
-        function = metric if callable(metric) else look_up("metrics", metric, METRICS)
-        name = getattr(function, "__name__", type(function).__name__)
-        if name in found or name in RESERVED:
-            raise ValueError(f"metrics must have different names, got {name!r} again")
-        found[name] = function
-    return found
+    functions = [
+        metric if callable(metric) else look_up("metrics", metric, METRICS)
+        for metric in as_list("metrics", metrics, "names or functions")
+    ]
+    names = [getattr(function, "__name__", type(function).__name__) for function in functions]
+    recorded = [*RESERVED, *names, *(f"val_{name}" for name in names)]
+    for name in names:
+        if recorded.count(name) > 1:
+            raise ValueError(
+                f"metrics must have different names, but {name!r} would be in the history "
+                "twice: metrics of validation data have 'val_' before their names, and "
+                f"{', '.join(map(repr, RESERVED))} are taken"
+            )
+    return dict(zip(names, functions, strict=True))

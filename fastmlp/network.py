@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from . import losses
+from . import activations, losses
 from ._validation import (
     Array,
     Batch,
@@ -22,6 +22,7 @@ from ._validation import (
     as_batch,
     as_dtype,
     as_generator,
+    as_list,
     as_rows,
     as_samples,
     check_output,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from .metrics import MetricFunction
     from .optimizers import Optimizer
 
-__all__ = ["GRADIENT_WORK", "MLP", "empty_network", "make_batch"]
+__all__ = ["GRADIENT_WORK", "MLP", "check_layers", "empty_network", "make_batch"]
 
 #: Operations and rows of one call where the samples are cut into blocks: below 100 ms,
 #: and a few tens of MB of workspace.
@@ -90,7 +91,7 @@ class MLP:
     def __init__(
         self, layers: Iterable[Dense], *, dtype: DTypeLike = "float32", seed: Seed = None
     ) -> None:
-        self._allocate(_check_layers(layers), as_dtype(dtype))
+        self._allocate(check_layers(layers), as_dtype(dtype))
         generator = as_generator(seed)
         for layer, weight in zip(self.layers, self.weights, strict=True):
             weight[...] = layer.draw_weight(generator)
@@ -134,8 +135,10 @@ class MLP:
         TypeError, ValueError
             If there are fewer than two sizes, or an argument is not valid.
         """
+        sizes = as_list("sizes", sizes, "integers")
         if len(sizes) < 2:
-            raise ValueError(f"sizes must have an input and an output size, got {list(sizes)}")
+            raise ValueError(f"sizes must have an input and an output size, got {sizes}")
+        activations.get(output_activation, "output_activation")
         names = [activation] * (len(sizes) - 2) + [output_activation]
         layers = [
             Dense(n_in, n_out, name, initializer)
@@ -281,7 +284,7 @@ class MLP:
             Samples, or one sample; there may be none.
         out : numpy.ndarray of shape (n_samples, n_out) or (n_out,), optional
             Receives the outputs: writable, of the network's dtype, with contiguous
-            rows, and no part of `X`.
+            rows, and no part of `X` or of the parameters.
 
         Returns
         -------
@@ -298,7 +301,7 @@ class MLP:
         if out is None:
             out = np.empty(shape, self.dtype)
         else:
-            check_output(out, shape, x)
+            check_output(out, shape, x, self._parameters.arena)
         self._forward_rows(x, out[np.newaxis] if single else out)
         return out
 
@@ -574,9 +577,25 @@ class MLP:
         serialization.save(self, path)
 
 
-def _check_layers(layers: Iterable[Dense]) -> tuple[Dense, ...]:
-    """Return layers of which each takes what the one before gives."""
-    layers = tuple(layers)
+def check_layers(layers: Iterable[Dense]) -> tuple[Dense, ...]:
+    """Return layers of which each takes what the one before gives.
+
+    Parameters
+    ----------
+    layers : iterable of Dense
+        What came.
+
+    Returns
+    -------
+    tuple of Dense
+        At least one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are none, one is something else, or two do not fit.
+    """
+    layers = tuple(as_list("layers", layers, "Dense layers"))
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
     for layer in layers:
@@ -607,7 +626,7 @@ def empty_network(layers: Iterable[Dense], dtype: DTypeLike) -> MLP:
         To be filled with ``set_parameters``.
     """
     net = MLP.__new__(MLP)
-    net._allocate(_check_layers(layers), as_dtype(dtype))
+    net._allocate(check_layers(layers), as_dtype(dtype))
     return net
 
 

@@ -134,7 +134,7 @@ class Layout:
 
 
 class Parameters:
-    """Weights and biases, seen as arrays or as one vector.
+    """Weights and biases, seen as arrays or as one vector; copies are independent.
 
     Parameters
     ----------
@@ -152,6 +152,14 @@ class Parameters:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.arena: Array = arena.aligned_zeros(layout.n_elements, layout.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layout": self.layout, "vector": self.to_vector()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A fresh arena: a copied buffer would not start a cache line, nor copied views see it.
+        Parameters.__init__(self, state["layout"])
+        self.set_vector(state["vector"])
 
     @cached_property
     def weights(self) -> Views:

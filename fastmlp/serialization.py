@@ -10,19 +10,21 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ._validation import as_dtype
 from .layers import Dense
-from .network import MLP, empty_network
+from .network import MLP, check_layers, empty_network
 
 __all__ = ["load", "save"]
 
 FORMAT = 1
 METADATA_KEY = "fastmlp"
+DTYPE_NAMES = {"F32": "float32", "F64": "float64"}
 FIELDS = ("n_in", "n_out", "activation", "initializer", "alpha")
 
 
@@ -78,14 +80,15 @@ def load(path: str | os.PathLike[str]) -> MLP:
         pass
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            layers, dtype = _described_network(file.metadata() or {})
+            # Before memory is taken, which the file cannot ask for beyond its own size.
+            _check_tensors(file, layers, dtype)
+            net = empty_network(layers, dtype)
+            for name, view in _tensors(net).items():
+                view[...] = file.get_tensor(name)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is damaged: {error}") from None
-    try:
-        net = _network_of(metadata)
-        _fill(net, tensors)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from None
     return net
 
@@ -119,16 +122,17 @@ def _replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _network_of(metadata: Mapping[str, str]) -> MLP:
-    """Build the network that a file's metadata describe, with parameters of 0."""
+def _described_network(metadata: Mapping[str, str]) -> tuple[tuple[Dense, ...], np.dtype[Any]]:
+    """Return the layers and the dtype that a file's metadata describe."""
     if METADATA_KEY not in metadata:
         raise ValueError("it is a safetensors file, but was not written by fastmlp")
     description = json.loads(metadata[METADATA_KEY])
-    if not isinstance(description, dict) or not isinstance(description.get("format"), int):
+    version = description.get("format") if isinstance(description, dict) else None
+    if type(version) is not int or version < 1:
         raise ValueError("its description of the network is damaged")
-    if description["format"] > FORMAT:
+    if version > FORMAT:
         raise ValueError(
-            f"it was written by a newer fastmlp, in format {description['format']}; "
+            f"it was written by a newer fastmlp, in format {version}; "
             f"this one reads up to format {FORMAT}"
         )
     layers = description.get("layers")
@@ -136,19 +140,25 @@ def _network_of(metadata: Mapping[str, str]) -> MLP:
         isinstance(layer, dict) and set(layer) == set(FIELDS) for layer in layers
     ):
         raise ValueError("its list of layers is damaged")
-    return empty_network([Dense(**layer) for layer in layers], str(description.get("dtype")))
+    dtype = as_dtype(str(description.get("dtype")))
+    return check_layers(Dense(**layer) for layer in layers), dtype
 
 
-def _fill(net: MLP, tensors: Mapping[str, np.ndarray]) -> None:
-    """Copy tensors into a network that has parameters of the same names and shapes."""
-    views = _tensors(net)
-    if set(tensors) != set(views):
-        raise ValueError(f"it must have tensors {', '.join(views)}, got {', '.join(tensors)}")
-    for name, view in views.items():
-        tensor = tensors[name]
-        if tensor.shape != view.shape or tensor.dtype != view.dtype:
+def _check_tensors(file: Any, layers: Sequence[Dense], dtype: np.dtype[Any]) -> None:
+    """Refuse tensors that are not those of the layers, by the header of an open file."""
+    expected: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        expected[f"weights.{index}"] = [layer.n_out, layer.n_in]
+        expected[f"biases.{index}"] = [layer.n_out]
+    if set(file.keys()) != set(expected):
+        raise ValueError(
+            f"it must have tensors {', '.join(expected)}, got {', '.join(file.keys())}"
+        )
+    for name, shape in expected.items():
+        tensor = file.get_slice(name)
+        came = DTYPE_NAMES.get(tensor.get_dtype(), tensor.get_dtype()), tensor.get_shape()
+        if came != (dtype.name, shape):
             raise ValueError(
-                f"tensor {name} must be {view.dtype} of shape {view.shape}, got "
-                f"{tensor.dtype} of shape {tensor.shape}"
+                f"tensor {name} must be {dtype} of shape {tuple(shape)}, got {came[0]} of "
+                f"shape {tuple(came[1])}"
             )
-        view[...] = tensor

@@ -76,7 +76,6 @@ def fit(  # numpydoc ignore=PR01,RT01
         min(check_integer("batch_size", batch_size, minimum=1), len(data[""].x)),
         generator if shuffle else None,
     )
-    plan.optimizer.bind(net.parameters)
     return _run(plan, epochs, listeners)
 
 
@@ -91,9 +90,12 @@ def _checked_data(
     row, batch = _checked_batch(net, X, y, loss, ("X", "y"))
     data = {"": batch}
     if validation_data is not None:
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-            raise TypeError(
-                f"validation_data must be a pair (X, y), got {type(validation_data).__name__}"
+        came = type(validation_data).__name__
+        if not isinstance(validation_data, (tuple, list)):
+            raise TypeError(f"validation_data must be a pair (X, y), got {came}")
+        if len(validation_data) != 2:
+            raise ValueError(
+                f"validation_data must be a pair (X, y), got a {came} of {len(validation_data)}"
             )
         arguments = ("validation_data[0]", "validation_data[1]")
         _, data["val_"] = _checked_batch(net, *validation_data, loss, arguments)
@@ -111,7 +113,9 @@ def _checked_batch(
     row, batch = make_batch(net, array, y, loss, arguments=arguments)
     check_finite(arguments[0], batch.x)
     check_finite(arguments[1], batch.target)
-    return row, batch
+    # Kernels index by labels that are checked only here: 8 bytes a sample keep a callback
+    # that changes y from sending them out of bounds.
+    return row, batch._replace(labels=batch.labels.copy())
 
 
 def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
@@ -122,6 +126,7 @@ def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
     for listener in listeners:
         listener.on_train_begin(plan.net, history)
     try:
+        plan.optimizer.bind(plan.net.parameters)
         for epoch in range(epochs):
             began = perf_counter()
             losses = _run_epoch(plan, pace)
@@ -160,8 +165,11 @@ def _run_steps(
     losses: NDArray[np.float64],
 ) -> None:
     """Update a network by mini-batch steps, in one call of a kernel."""
-    state = check_optimizer(optimizer).bind(net.parameters)
     n_steps = len(losses)
+    row = check_optimizer(optimizer).row
+    state, coefficients = optimizer.bind(net.parameters), optimizer.coefficients(n_steps)
+    if (len(state), coefficients.shape[1]) != (len(row.state), len(row.coefficients)):
+        raise RuntimeError(f"optimizer {optimizer!r} was changed by another thread during a step")
     n_threads = threads_for(GRADIENT_WORK * batch_size * net.parameters.layout.work_per_sample)
     current_kernels().network_train(
         *net.kernel_arguments,
@@ -172,8 +180,8 @@ def _run_steps(
         visits,
         batch_size,
         loss.code,
-        optimizer.row.code,
-        optimizer.coefficients(n_steps),
+        row.code,
+        coefficients,
         losses,
         net.workspaces.training(batch_size, n_threads),
         n_threads,
@@ -206,7 +214,8 @@ def _evaluate(plan: _Plan) -> dict[str, float]:
             values[f"{prefix}loss"] = plan.net.mean_loss(data, plan.loss)
         if plan.metrics:
             output = plan.net.predict(data.x)
-            y = data.labels if len(data.labels) else data.target
+            y = (data.labels if len(data.labels) else data.target).view()
+            y.flags.writeable = False  # a metric must not change what kernels index by
             values |= {prefix + name: float(f(y, output)) for name, f in plan.metrics.items()}
     return values
 

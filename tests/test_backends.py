@@ -83,6 +83,7 @@ def test_threads_can_be_forced_on_small_work():
         ((0,), ValueError, "n must be an integer of at least 1, got 0"),
         ((2.0,), TypeError, "n must be an integer of at least 1, got 2.0"),
         ((True,), TypeError, "n must be an integer of at least 1, got True"),
+        ((1025,), ValueError, "n must be at most 1024 threads, got 1025"),
         ((2, -1), ValueError, r"work_per_thread must be a number in \[0, inf\), got -1"),
     ],
 )

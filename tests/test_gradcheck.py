@@ -174,3 +174,14 @@ def test_it_prints_as_a_table():
         ["0", "bias", "5", *lines[2].split()[3:5]],
     ]
     assert len(lines) == 5
+
+
+@pytest.mark.parametrize("scheme", ["central", "forward"])
+def test_a_step_that_rounding_swallows_is_refused(scheme):
+    net = fm.MLP.from_sizes([2, 3], seed=0)
+    net.biases[0][1] = 8
+    x, options = np.ones((1, 2)), {"scheme": scheme, "step": 1e-7}
+    with pytest.raises(ValueError, match=r"step must move .* float32, but 1e-07 .*, which is 8$"):
+        fm.finite_difference_gradient(net, x, [0], **options)
+    estimate = fm.finite_difference_gradient(net.astype("float64"), x, [0], **options)
+    assert np.isfinite(estimate.to_vector()).all()

@@ -122,7 +122,10 @@ def test_forward_fills_and_returns_the_buffer(net):
         np.testing.assert_array_equal(out, net(x))
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))])
+DUPLICATES = [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]
+
+
+@pytest.mark.parametrize("duplicate", DUPLICATES)
 def test_copies_are_independent_and_aligned(net, duplicate):
     net(X)  # workspaces exist and must not be shared or pickled
     other = duplicate(net)
@@ -131,6 +134,19 @@ def test_copies_are_independent_and_aligned(net, duplicate):
     np.testing.assert_array_equal(other(X), net(X))
     other.weights[0][...] = 0
     assert net.weights[0].any()
+
+
+@pytest.mark.parametrize("duplicate", DUPLICATES)
+def test_copies_of_gradients_are_independent_and_aligned(net, duplicate):
+    _, grad = net.value_and_grad(X, np.zeros(7, int))
+    assert grad.weights[0].any()  # its views exist and must not be shared or pickled
+    other = duplicate(grad)
+    assert other.arena.ctypes.data % 64 == 0
+    assert repr(other) == repr(grad)
+    np.testing.assert_array_equal(other.arena, grad.arena)
+    other.weights[0][...] = 0
+    assert not other.to_vector()[:20].any()
+    assert grad.weights[0].any()
 
 
 def test_astype_copies(net):

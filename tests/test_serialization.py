@@ -131,6 +131,8 @@ def _with_layer(**changes):
     ("change", "message"),
     [
         (lambda d: d | {"format": 2}, "newer fastmlp, in format 2; this one reads up to format 1"),
+        (lambda d: d | {"format": -1}, "its description of the network is damaged"),
+        (lambda d: d | {"format": True}, "its description of the network is damaged"),
         (lambda d: d | {"format": "1"}, "its description of the network is damaged"),
         (lambda d: [], "its description of the network is damaged"),
         (lambda d: d | {"layers": 3}, "its list of layers is damaged"),
@@ -141,6 +143,7 @@ def _with_layer(**changes):
         (_with_layer(activation="relo"), "activation must be one of .*nearest: 'relu'"),
         (_with_layer(n_in=-4), "n_in must be an integer of at least 1, got -4"),
         (_with_layer(n_in=3), r"weights.0 must be float32 of shape \(5, 3\), got .* \(5, 4\)"),
+        (_with_layer(n_in=10**30), r"weights.0 must be float32 of shape \(5, 10{30}\)"),
         (_with_layer(n_out=6), r"layers\[1\] takes 5 features, but layers\[0\] gives 6"),
         (_with_layer(alpha="x"), "alpha must be None for 'relu'"),
     ],
@@ -177,6 +180,33 @@ def test_damaged_json_is_refused(saved):
     assert saved.read_bytes() != content
     with pytest.raises(ValueError, match="cannot be loaded"):
         fm.load(saved)
+
+
+def test_deep_json_is_refused(saved):
+    tensors = safetensors.load_file(saved)
+    deep = "[" * 100_000 + "]" * 100_000
+    saved.write_bytes(safetensors.save(tensors, metadata={"fastmlp": deep}))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        fm.load(saved)
+
+
+@pytest.mark.parametrize(("dtype", "itemsize"), [("BF16", 2), ("F8_E4M3", 1), ("F16", 2)])
+def test_other_dtypes_are_refused(tmp_path, dtype, itemsize):
+    """NumPy has no name for some dtypes of the format, so the file is written by hand."""
+    layer = {"n_in": 1, "n_out": 4, "activation": "relu", "initializer": None, "alpha": None}
+    description = {"format": 1, "dtype": "float32", "layers": [layer]}
+    size = 4 * itemsize
+    header = json.dumps(
+        {
+            "__metadata__": {"fastmlp": json.dumps(description)},
+            "weights.0": {"dtype": dtype, "shape": [4, 1], "data_offsets": [0, size]},
+            "biases.0": {"dtype": dtype, "shape": [4], "data_offsets": [size, 2 * size]},
+        }
+    ).encode()
+    path = tmp_path / "net"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2 * size))
+    with pytest.raises(ValueError, match=f"weights.0 must be float32 of .*, got {dtype} of shape"):
+        fm.load(path)
 
 
 def test_fields_of_the_file_are_those_of_the_layer():

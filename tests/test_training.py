@@ -184,6 +184,66 @@ def test_callbacks_are_called_in_order_and_may_stop():
     assert history.n_epochs == 2
 
 
+def test_a_callback_that_changes_the_labels_changes_nothing():
+    net, other, labels = make_net(), make_net(), Y.astype(np.int64)
+    options = {"epochs": 3, "seed": 0, "verbose": 0, "validation_data": (X, labels)}
+
+    def overwrite(net, epoch, history):
+        labels[...] = -(10**9)
+
+    expected = train(other, validation_data=(X, Y), optimizer=None, batch_size=32)
+    history = net.fit(X, labels, callbacks=[overwrite], **options)
+    assert (history.loss, history.val_loss) == (expected.loss, expected.val_loss)
+    np.testing.assert_array_equal(net.get_parameters(), other.get_parameters())
+
+
+def test_a_metric_cannot_change_the_labels():
+    def overwrite(y, output):
+        y[...] = -(10**9)
+
+    with pytest.raises(ValueError, match="read-only"):
+        train(make_net(), metrics=[overwrite])
+
+
+def test_an_optimizer_is_free_until_training_has_begun():
+    optimizer = fm.Adam(0.01)
+    with pytest.raises(ValueError, match="monitor must be one of"):
+        train(make_net(), optimizer=optimizer, callbacks=[fm.EarlyStopping()])
+    assert train(make_net(), optimizer=optimizer).n_steps == 9
+
+
+def test_an_optimizer_that_is_taken_ends_what_began():
+    optimizer, calls = fm.Adam(0.01), []
+
+    class Recorder(fm.Callback):
+        def on_train_begin(self, net, history):
+            calls.append("begin")
+
+        def on_train_end(self, net, history):
+            calls.append("end")
+
+    train(make_net(), optimizer=optimizer)
+    generator = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="has the state of another network"):
+        train(make_net(), optimizer=optimizer, callbacks=[Recorder()], seed=generator)
+    assert calls == ["begin", "end"]
+    assert generator.random() == np.random.default_rng(0).random()
+
+
+def test_a_rule_that_changes_within_a_step_is_refused():
+    class Fickle(fm.SGD):
+        @property
+        def row(self):
+            self.momentum = 0.9 - self.momentum
+            return super().row
+
+    net = make_net()
+    before = net.get_parameters()
+    with pytest.raises(RuntimeError, match="was changed by another thread"):
+        net.train_step(X, Y, optimizer=Fickle(0.1))
+    np.testing.assert_array_equal(net.get_parameters(), before)
+
+
 # --- Early stopping -------------------------------------------------------------------------
 
 

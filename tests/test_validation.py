@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastmlp as fm
+from fastmlp import network
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -65,6 +66,16 @@ def test_form_of_input_does_not_matter(net, tmp_path, form):
     expected, expected_grad = net.value_and_grad(X, LABELS)
     assert value == expected
     np.testing.assert_array_equal(grad.to_vector(), expected_grad.to_vector())
+
+
+def test_targets_labels_and_weights_may_be_misaligned(net, tmp_path):
+    weights = np.arange(6, dtype=np.float32)
+    labels, rows, w = (_misaligned(a, tmp_path) for a in (LABELS, ROWS, weights))
+    assert not any(array.flags.aligned for array in (labels, rows, w))
+    for y, expected in ((labels, LABELS), (rows, ROWS)):
+        _, batch = network.make_batch(net, X, y, "cross_entropy", w)
+        assert all(array.flags.aligned for array in batch)
+        assert net.loss(X, y, sample_weight=w) == net.loss(X, expected, sample_weight=weights)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint64, np.float16, np.longdouble])
@@ -219,6 +230,8 @@ def test_validation_data_are_checked_by_name(net):
         net.fit(X, LABELS, validation_data=(X, LABELS + 9), **options)
     with pytest.raises(TypeError, match=r"validation_data must be a pair \(X, y\), got ndarray"):
         net.fit(X, LABELS, validation_data=X, **options)
+    with pytest.raises(ValueError, match=r"must be a pair \(X, y\), got a tuple of 1"):
+        net.fit(X, LABELS, validation_data=(X,), **options)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +242,7 @@ def test_validation_data_are_checked_by_name(net):
         ([[0.0] * 3] * 6, TypeError, "out must be an array of float32, got list"),
         (np.empty((6, 6), np.float32)[:, ::2], ValueError, "out must have contiguous rows"),
         (np.broadcast_to(np.float32(0), (6, 3)), ValueError, "out must be writable"),
+        (_misaligned(ROWS, None), ValueError, "out must start at a multiple of 4 bytes"),
     ],
 )
 def test_wrong_buffers_are_refused(net, out, error, message):
@@ -244,11 +258,27 @@ def test_buffer_must_not_overlap_the_input(net):
     np.testing.assert_array_equal(net.forward(both[:, :4], both[:, 4:]), net(X))
 
 
+def test_buffer_must_not_overlap_the_parameters(net):
+    before = net.get_parameters()
+    for x, out in ((X[0], net.biases[-1]), (X, net.parameters.arena[:18].reshape(6, 3))):
+        with pytest.raises(ValueError, match="out must not overlap the network's parameters"):
+            net.forward(x, out)
+    np.testing.assert_array_equal(net.get_parameters(), before)
+
+
 def test_sigmoid_twice_is_refused():
     net = fm.MLP.from_sizes([4, 1], output_activation="sigmoid", seed=0)
     with pytest.raises(ValueError, match="applies the sigmoid itself"):
         net.loss(X, LABELS % 2, "binary_cross_entropy")
     assert net.loss(X, LABELS % 2, "mse") > 0
+
+
+def _named(name):
+    def metric(y, output):
+        return 0.0
+
+    metric.__name__ = name
+    return metric
 
 
 @pytest.mark.parametrize(
@@ -262,9 +292,19 @@ def test_sigmoid_twice_is_refused():
         ({"optimizer": "adam"}, TypeError, r"optimizer must be an object such as Adam\(\)"),
         ({"metrics": "accuracy"}, TypeError, "metrics must be a list"),
         ({"metrics": ["acuracy"]}, ValueError, "metrics must be one of .*nearest: 'accuracy'"),
+        ({"metrics": print}, TypeError, "metrics must be a list of names or func"),
+        ({"metrics": None}, TypeError, "metrics must be a list of names or functions, got None"),
         ({"metrics": ["accuracy"] * 2}, ValueError, "metrics must have different names"),
+        ({"metrics": [_named("loss")]}, ValueError, "metrics must have .* 'loss' would be"),
+        (
+            {"metrics": [_named("val_accuracy"), "accuracy"]},
+            ValueError,
+            "metrics must have different names, but 'val_accuracy' would be in the history twice",
+        ),
         ({"seed": -1}, ValueError, "seed must be an integer of at least 0, got -1"),
         ({"seed": "a"}, TypeError, "seed must be an integer of at least 0, got 'a'"),
+        ({"callbacks": print}, TypeError, "callbacks must be a list of Callback objects or func"),
+        ({"callbacks": None}, TypeError, "callbacks must be a list of .*, got None"),
         ({"callbacks": [3]}, TypeError, "callbacks must hold Callback objects or functions"),
         ({"callbacks": [fm.EarlyStopping]}, TypeError, "callbacks must hold Callback objects"),
         ({"X": X[0], "y": 1}, ValueError, r"X must have shape \(n_samples, 4\), got \(4,\)"),
@@ -288,11 +328,18 @@ def test_wrong_options_of_fit_are_refused(net, options, error, message):
         (lambda: fm.Dense(3, 2, "leaky_relu", alpha=-1), ValueError, r"alpha .*\[0, inf\), got -1"),
         (lambda: fm.Dense(3, 2, initializer="he"), ValueError, "initializer must be one of"),
         (lambda: fm.MLP([]), ValueError, "layers must hold at least one layer"),
+        (lambda: fm.MLP(fm.Dense(2, 3)), TypeError, "layers must be a list of Dense layers, got D"),
         (lambda: fm.MLP([3]), TypeError, "layers must hold Dense layers, got 3"),
         (
             lambda: fm.MLP([fm.Dense(2, 3), fm.Dense(4, 1)]),
             ValueError,
             r"layers\[1\] takes 4 features, but layers\[0\] gives 3",
+        ),
+        (lambda: fm.MLP.from_sizes(10), TypeError, "sizes must be a list of integers, got 10"),
+        (
+            lambda: fm.MLP.from_sizes([3, 2], output_activation="softmax"),
+            ValueError,
+            "output_activation must be one of .*, got 'softmax'",
         ),
         (lambda: fm.MLP.from_sizes([3]), ValueError, r"sizes must have .*, got \[3\]"),
         (lambda: fm.MLP.from_sizes([3, 2], dtype="float16"), ValueError, "dtype must be 'float32'"),
