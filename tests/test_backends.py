@@ -63,7 +63,7 @@ def test_set_num_threads():
 
 
 @pytest.mark.parametrize(
-    ("work", "expected"), [(0, 1), (1.9e6, 1), (2e6, 1), (3.9e6, 1), (4e6, 2), (7e6, 3), (1e12, 4)]
+    ("work", "expected"), [(0, 1), (1.9e7, 1), (2e7, 1), (3.9e7, 1), (4e7, 2), (7e7, 3), (1e12, 4)]
 )
 def test_threads_grow_with_the_work(work, expected):
     fm.set_num_threads(4)
