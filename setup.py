@@ -53,7 +53,7 @@ DIRECTIVES = {
 
 NO_COMPILER = """
 The compiled kernels could not be built: {error}
-They need a C++20 compiler (gcc or clang). To install without them, with the Numba backend as
+They need a C++20 compiler (gcc 12 or newer). To install without them, with the Numba backend as
 the default, set FASTMLP_PURE_PYTHON=1 and install again.
 """
 
