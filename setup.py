@@ -25,7 +25,7 @@ KERNELS = Path(__file__).parent / "kernels"
 
 # Not -ffast-math: linked that way, gcc makes the whole process flush subnormals to zero.
 FLAGS = [
-    "-std=c++20",
+    "-std=c++17",
     "-O3",
     "-g0",
     "-fno-math-errno",
@@ -53,7 +53,7 @@ DIRECTIVES = {
 
 NO_COMPILER = """
 The compiled kernels could not be built: {error}
-They need a C++20 compiler (gcc 12 or newer). To install without them, with the Numba backend as
+They need a C++17 compiler (gcc 12 or newer). To install without them, with the Numba backend as
 the default, set FASTMLP_PURE_PYTHON=1 and install again.
 """
 

@@ -24,8 +24,8 @@ CHECKED_STEPS = 16
 ROUNDS = 21
 SECONDS_PER_ROUND = 0.05
 
-#: Idle threads of a library spin for a while; the next one waits until they sleep.
-SECONDS_BETWEEN = 0.005
+#: Idle threads spin for a while, those of OpenBLAS for 0.1 s; the next one waits until they sleep.
+SECONDS_BETWEEN = 0.25
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from cython.parallel cimport parallel, threadid
 
 cdef extern from "team.hpp" namespace "fastmlp" nogil:
     int team_size()
-    cdef cppclass Barrier:
-        void wait(int n_threads)
+    void team_barrier()
 
 include "_scalars.pxi"
 include "_layers.pxi"

@@ -399,8 +399,8 @@ cdef void update_layers(
 
 
 cdef void train_step(
-    const Network* net, const Data* batch, const Step* step, floating* workspace,
-    Barrier* barrier, int thread, int n_threads,
+    const Network* net, const Data* batch, const Step* step, floating* workspace, int thread,
+    int n_threads,
 ) noexcept nogil:
     """Run this thread's part of one step."""
     cdef Py_ssize_t n = batch.x.rows
@@ -412,16 +412,16 @@ cdef void train_step(
             net, batch, first, last, workspace,
             panels + thread * panel_depth(net, n) * PANEL_WIDTH,
         )
-    barrier.wait(n_threads)
+    team_barrier()
     update_layers(net, batch, step, workspace, panels, thread, n_threads)
     if thread == 0:
         step.mean[0] = mean_loss(batch, losses)
-    barrier.wait(n_threads)
+    team_barrier()
 
 
 cdef void train_steps(
     const Network* net, const Data* data, const Step* to, const Run* run, floating* workspace,
-    Barrier* barrier, int thread, int n_threads,
+    int thread, int n_threads,
 ) noexcept nogil:
     """Run this thread's part of all steps."""
     cdef floating coefficients[MAX_COEFFICIENTS]
@@ -437,19 +437,18 @@ cdef void train_steps(
         for j in range(run.n_coefficients):
             coefficients[j] = <floating> run.coefficients[index * run.n_coefficients + j]
         step.mean = run.means + index
-        train_step(net, &batch, &step, workspace, barrier, thread, n_threads)
+        train_step(net, &batch, &step, workspace, thread, n_threads)
 
 
 cdef void step_team(
     const Network* net, const Data* data, const Step* step, floating* workspace, int n_threads
 ) noexcept nogil:
     """Run one step."""
-    cdef Barrier barrier
     if n_threads == 1:
-        train_step(net, data, step, workspace, &barrier, 0, 1)
+        train_step(net, data, step, workspace, 0, 1)
     else:
         with parallel(num_threads=n_threads):
-            train_step(net, data, step, workspace, &barrier, threadid(), team_size())
+            train_step(net, data, step, workspace, threadid(), team_size())
 
 
 cdef void train_team(
@@ -457,11 +456,8 @@ cdef void train_team(
     int n_threads,
 ) noexcept nogil:
     """Run all steps."""
-    cdef Barrier barrier
     if n_threads == 1:
-        train_steps(net, data, step, run, workspace, &barrier, 0, 1)
+        train_steps(net, data, step, run, workspace, 0, 1)
     else:
         with parallel(num_threads=n_threads):
-            train_steps(
-                net, data, step, run, workspace, &barrier, threadid(), team_size()
-            )
+            train_steps(net, data, step, run, workspace, threadid(), team_size())
