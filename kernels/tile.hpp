@@ -26,11 +26,17 @@ enum { FORESEEN_STEP = 2048 };  // bytes: hardware prefetchers follow no longer 
 
 // Elements of a vector, of a tile's row, and of a wide tile's.
 template <typename T>
-constexpr std::ptrdiff_t vector_width(const T* = nullptr) { return VECTOR_BYTES / sizeof(T); }
+constexpr std::ptrdiff_t vector_width(const T* = nullptr) {
+    return VECTOR_BYTES / sizeof(T);
+}
 template <typename T>
-constexpr std::ptrdiff_t tile_columns(const T* = nullptr) { return TILE_VECTORS * vector_width<T>(); }
+constexpr std::ptrdiff_t tile_columns(const T* = nullptr) {
+    return TILE_VECTORS * vector_width<T>();
+}
 template <typename T>
-constexpr std::ptrdiff_t wide_tile_columns(const T* = nullptr) { return WIDE_TILE_VECTORS * vector_width<T>(); }
+constexpr std::ptrdiff_t wide_tile_columns(const T* = nullptr) {
+    return WIDE_TILE_VECTORS * vector_width<T>();
+}
 
 // Elements of a buffer for the sums of a tile of any type.
 enum {
