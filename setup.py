@@ -39,8 +39,8 @@ FLAGS = [
 INSTRUCTION_SETS = {"base": []}
 if platform.machine().lower() in {"x86_64", "amd64"}:
     INSTRUCTION_SETS |= {
-        "v3": ["-march=x86-64-v3"],
-        "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+        "v3": ["-march=x86-64-v3", "-mprfchw"],
+        "v4": ["-march=x86-64-v4", "-mprfchw", "-mprefer-vector-width=512"],
     }
 
 DIRECTIVES = {
