@@ -134,6 +134,7 @@ def compare(
         ceilings.append(fma_ceiling(problem.dtype, n_threads))
         for name, worker in running.items():
             sleep(SECONDS_BETWEEN)
+            worker.ask(str(unit))  # caches and clock come back from the pause
             seconds[name].append(worker.ask(str(steps[name])) / steps[name])
     for worker in workers.values():
         worker.close()

@@ -414,20 +414,35 @@ cdef void train_step(
     team_barrier()
 
 
+cdef inline Data batch_at(
+    const Data* data, Py_ssize_t start, Py_ssize_t n, floating* kind
+) noexcept nogil:
+    """Describe the samples of a step: where they lie if they follow each other, else by order."""
+    cdef Data batch = data[0]
+    cdef Py_ssize_t row = 1
+    batch.order += start
+    while row < n and batch.order[row] == batch.order[0] + row:
+        row += 1
+    if row < n:
+        batch.x.rows = n
+        return batch
+    batch.order = NULL
+    return part_of(&batch, data.order[start], data.order[start] + n, kind)
+
+
 cdef void train_steps(
     const Network* net, const Data* data, const Step* to, const Run* run, floating* workspace,
     int thread, int n_threads,
 ) noexcept nogil:
     """Run this thread's part of all steps."""
     cdef floating coefficients[MAX_COEFFICIENTS]
-    cdef Data batch = data[0]
+    cdef Data batch
     cdef Step step = to[0]
     cdef Py_ssize_t index, start, j
     step.coefficients = coefficients
     for index in range(ceil_divide(run.n_visits, run.batch_size)):
         start = index * run.batch_size
-        batch.order = data.order + start
-        batch.x.rows = min(run.batch_size, run.n_visits - start)
+        batch = batch_at(data, start, min(run.batch_size, run.n_visits - start), workspace)
         batch.share = share_of_one(&batch, workspace)
         for j in range(run.n_coefficients):
             coefficients[j] = <floating> run.coefficients[index * run.n_coefficients + j]
