@@ -24,17 +24,23 @@ def train(net, **options):
     return net.fit(X, Y, **(defaults | options))
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_fit_is_a_sequence_of_train_steps(shuffle):
+@pytest.mark.parametrize("batch_size", [1, 30, 32, 90, None])
+def test_fit_is_a_sequence_of_train_steps(batch_size, shuffle, drop_last):
     net, by_hand = make_net(), make_net()
-    history = train(net, shuffle=shuffle)
+    history = train(net, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last)
     optimizer, generator = fm.Adam(0.01), np.random.default_rng(0)
+    size = batch_size or 90
     for epoch in range(3):
         order = generator.permutation(90) if shuffle else np.arange(90)
-        batches = [order[:32], order[32:64], order[64:]]
+        batches = [order[start : start + size] for start in range(0, 90, size)]
+        if drop_last:
+            batches = [batch for batch in batches if len(batch) == size]
         losses = [by_hand.train_step(X[b], Y[b], optimizer=optimizer) for b in batches]
-        mean = np.average(losses, weights=[32, 32, 26])
+        mean = np.average(losses, weights=[len(batch) for batch in batches])
         assert history.loss[epoch] == pytest.approx(mean, rel=1e-12)
+    assert (history.n_epochs, history.n_steps) == (3, 3 * len(batches))
     np.testing.assert_allclose(net.get_parameters(), by_hand.get_parameters(), rtol=1e-9)
 
 
@@ -63,7 +69,7 @@ def test_parameters_do_not_depend_on_threads_or_chunks(monkeypatch):
 
 def test_a_batch_larger_than_the_data_is_all_of_it():
     net, other = make_net(), make_net()
-    assert train(net, batch_size=10**30).n_steps == 3
+    assert train(net, batch_size=10**30, drop_last=True).n_steps == 3
     train(other, batch_size=90)
     np.testing.assert_array_equal(net.get_parameters(), other.get_parameters())
 
