@@ -16,7 +16,7 @@ if find_spec(f"{__name__}.kernels") is None:
         "work on fastmlp itself, run `pip install -e .`"
     )
 
-from . import datasets, kernels
+from . import datasets, kernels, schedules
 from .activations import sigmoid, softmax
 from .backends import (
     get_backend,
@@ -49,6 +49,7 @@ __all__ = [
     "get_num_threads",
     "kernels",
     "load",
+    "schedules",
     "set_backend",
     "set_num_threads",
     "show_config",

@@ -26,6 +26,7 @@ ORDER = (
     "layers",
     "parameters",
     "workspaces",
+    "schedules",
     "optimizers",
     "network",
     "history",
