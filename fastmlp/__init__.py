@@ -30,6 +30,7 @@ from .callbacks import Callback, EarlyStopping
 from .gradcheck import check_gradient, finite_difference_gradient
 from .history import History
 from .layers import Dense
+from .minimization import Minimization, minimize
 from .network import MLP
 from .optimizers import SGD, Adam
 from .serialization import load
@@ -42,6 +43,7 @@ __all__ = [
     "Dense",
     "EarlyStopping",
     "History",
+    "Minimization",
     "check_gradient",
     "datasets",
     "finite_difference_gradient",
@@ -49,6 +51,7 @@ __all__ = [
     "get_num_threads",
     "kernels",
     "load",
+    "minimize",
     "schedules",
     "set_backend",
     "set_num_threads",

@@ -34,6 +34,8 @@ ORDER = (
     "callbacks",
     "pacing",
     "training",
+    "line_search",
+    "minimization",
     "gradcheck",
     "serialization",
     "datasets",
