@@ -26,7 +26,7 @@ from .backends import (
     show_config,
     use_backend,
 )
-from .callbacks import Callback, EarlyStopping
+from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .gradcheck import check_gradient, finite_difference_gradient
 from .history import History
 from .layers import Dense
@@ -44,6 +44,7 @@ __all__ = [
     "EarlyStopping",
     "History",
     "Minimization",
+    "ReduceOnPlateau",
     "check_gradient",
     "datasets",
     "finite_difference_gradient",
