@@ -33,6 +33,7 @@ from .layers import Dense
 from .minimization import Minimization, minimize
 from .network import MLP
 from .optimizers import SGD, Adam
+from .rate_search import LearningRateRange, find_learning_rate
 from .serialization import load
 
 __all__ = [
@@ -43,10 +44,12 @@ __all__ = [
     "Dense",
     "EarlyStopping",
     "History",
+    "LearningRateRange",
     "Minimization",
     "ReduceOnPlateau",
     "check_gradient",
     "datasets",
+    "find_learning_rate",
     "finite_difference_gradient",
     "get_backend",
     "get_num_threads",

@@ -34,6 +34,7 @@ ORDER = (
     "callbacks",
     "pacing",
     "training",
+    "rate_search",
     "line_search",
     "minimization",
     "gradcheck",
