@@ -322,7 +322,7 @@ def run_plateau(values, **options):
     net, history, rates = make_net(), fm.History(["value"]), []
     callback.on_train_begin(net, history)
     for epoch, value in enumerate(values):
-        optimizer.step_count += 1
+        net.train_step(X, Y, optimizer=optimizer)
         history.append({"value": value}, n_steps=1)
         callback.on_epoch_end(net, epoch, history)
         rates.append(optimizer.learning_rate)
@@ -396,6 +396,9 @@ def test_a_plateau_asks_for_what_it_needs():
     plateau = fm.ReduceOnPlateau(fm.SGD(0.1), "loss")
     with pytest.raises(ValueError, match=r"must be the one that trains .* SGD\(.*\) has made no"):
         train(net, optimizer=optimizer, callbacks=[plateau])
+    vars(optimizer)["learning_rate"] = fm.schedules.Cosine(0.1, 100)
+    with pytest.raises(ValueError, match=r"rate must be a number to be lowered, got Cosine\("):
+        train(net, optimizer=optimizer, callbacks=[fm.ReduceOnPlateau(optimizer, "loss")])
     with pytest.raises(TypeError, match="optimizer must be an object such as"):
         fm.ReduceOnPlateau(0.1)
     for name, value in {"factor": 1, "patience": 0, "cooldown": -1, "min_delta": -1}.items():
