@@ -190,10 +190,12 @@ class _Objective:
         self, net: MLP, X: ArrayLike, y: ArrayLike, loss: str, sample_weight: ArrayLike | None
     ) -> None:
         self.net = net.astype("float64")
-        _, batch = make_batch(self.net, X, y, loss, sample_weight)
+        row, batch = make_batch(self.net, X, y, loss, sample_weight)
         check_finite("X", batch.x)
         check_finite("y", batch.target)
-        self.x, self.y = batch.x, batch.labels if len(batch.labels) else batch.target
+        self.x = np.asarray(X, np.float64)
+        self.y = np.asarray(y)
+        self.loss_name = row.name
         self.options: dict[str, Any] = {"loss": loss, "sample_weight": sample_weight}
         self.n_values = self.n_gradients = 0
         self.best = self.last = _Point(self.net.get_parameters(), np.inf, np.empty(0))
@@ -352,7 +354,7 @@ def _rule_for(objective: _Objective, step: float | str) -> _Rule:
     if not isinstance(step, str):
         return _Constant(check_real("step", step, "(0, inf)"))
     rule = look_up("step", step, RULES)()
-    layers, loss = objective.net.layers, objective.options["loss"]
+    layers, loss = objective.net.layers, objective.loss_name
     linear = len(layers) == 1 and layers[0].activation == "identity"
     if step == "exact" and not (linear and loss in ("quadratic", "mse")):
         raise ValueError(
