@@ -270,7 +270,7 @@ class ReduceOnPlateau(Monitor):
         mode: Literal["min", "max"] | None = None,
     ) -> None:
         super().__init__(monitor, min_delta, mode)
-        self.optimizer = check_optimizer(optimizer)
+        self.optimizer: Any = check_optimizer(optimizer)  # each has a learning_rate
         self.factor = check_real("factor", factor, "(0, 1)")
         self.patience = check_integer("patience", patience, minimum=1)
         self.cooldown = check_integer("cooldown", cooldown, minimum=0)

@@ -40,7 +40,6 @@ class Optimizer(ABC):
     intervals: ClassVar[dict[str, str]] = {}
 
     step_count: int
-    learning_rate: float
 
     def __init__(self, **hyperparameters: float) -> None:
         for name, value in hyperparameters.items():
