@@ -16,7 +16,7 @@ if find_spec(f"{__name__}.kernels") is None:
         "work on fastmlp itself, run `pip install -e .`"
     )
 
-from . import datasets, kernels
+from . import datasets, kernels, schedules
 from .activations import sigmoid, softmax
 from .backends import (
     get_backend,
@@ -26,12 +26,14 @@ from .backends import (
     show_config,
     use_backend,
 )
-from .callbacks import Callback, EarlyStopping
+from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .gradcheck import check_gradient, finite_difference_gradient
 from .history import History
 from .layers import Dense
+from .minimization import Minimization, minimize
 from .network import MLP
 from .optimizers import SGD, Adam
+from .rate_search import LearningRateRange, find_learning_rate
 from .serialization import load
 
 __all__ = [
@@ -42,13 +44,19 @@ __all__ = [
     "Dense",
     "EarlyStopping",
     "History",
+    "LearningRateRange",
+    "Minimization",
+    "ReduceOnPlateau",
     "check_gradient",
     "datasets",
+    "find_learning_rate",
     "finite_difference_gradient",
     "get_backend",
     "get_num_threads",
     "kernels",
     "load",
+    "minimize",
+    "schedules",
     "set_backend",
     "set_num_threads",
     "show_config",

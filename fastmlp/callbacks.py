@@ -11,8 +11,16 @@ import numpy as np
 from ._validation import as_list, check_integer, check_real
 from .history import History
 from .network import MLP
+from .optimizers import Optimizer, check_optimizer
 
-__all__ = ["Callback", "EarlyStopping", "EpochFunction", "as_callbacks", "progress"]
+__all__ = [
+    "Callback",
+    "EarlyStopping",
+    "EpochFunction",
+    "ReduceOnPlateau",
+    "as_callbacks",
+    "progress",
+]
 
 #: ``f(net, epoch, history)``, called after each epoch; a true result stops training.
 EpochFunction = Callable[[MLP, int, History], Any]
@@ -62,7 +70,62 @@ class Callback:
         """
 
 
-class EarlyStopping(Callback):
+class Monitor(Callback):
+    """What callbacks share that watch whether a value of the history improves.
+
+    Parameters
+    ----------
+    monitor : str
+        Name of the value in the history.
+    min_delta : float
+        Smallest change that counts as an improvement.
+    mode : {"min", "max"} or None
+        Whether small or large values are good; known for losses and "accuracy".
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not valid.
+    """
+
+    def __init__(self, monitor: str, min_delta: float, mode: Literal["min", "max"] | None) -> None:
+        known = {"loss": "min", "val_loss": "min", "accuracy": "max", "val_accuracy": "max"}
+        direction = mode or known.get(monitor)
+        if direction not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max' for monitor={monitor!r}, got {mode!r}")
+        self.monitor = monitor
+        self.min_delta = check_real("min_delta", min_delta, "[0, inf)")
+        self._sign = 1 if direction == "min" else -1
+        self._best: float | None = None
+
+    def on_train_begin(self, net: MLP, history: History) -> None:
+        """Check that the value will be there, and start afresh.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        history : History
+            Still empty.
+        """
+        if self.monitor not in history.names:
+            raise ValueError(
+                f"{type(self).__name__}: monitor must be one of {', '.join(history.names)}, got "
+                f"{self.monitor!r} (values that start with 'val_' need validation_data)"
+            )
+        self._best = None
+
+    def _improves(self, history: History) -> bool:
+        """Return whether the last epoch is the best so far; NaN is worst, the first is best."""
+        value = self._sign * history[self.monitor][-1]
+        value = np.inf if np.isnan(value) else value
+        if self._best is not None and not value < self._best - self.min_delta:
+            return False
+        self._best = value
+        return True
+
+
+class EarlyStopping(Monitor):
     """Stop when a value has not improved for a number of epochs.
 
     Parameters
@@ -98,20 +161,10 @@ class EarlyStopping(Callback):
         restore_best: bool = True,
         mode: Literal["min", "max"] | None = None,
     ) -> None:
-        known = {"loss": "min", "val_loss": "min", "accuracy": "max", "val_accuracy": "max"}
-        direction = mode or known.get(monitor)
-        if direction not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max' for monitor={monitor!r}, got {mode!r}")
-        self.monitor = monitor
+        super().__init__(monitor, min_delta, mode)
         self.patience = check_integer("patience", patience, minimum=1)
-        self.min_delta = check_real("min_delta", min_delta, "[0, inf)")
         self.restore_best = restore_best
-        self._sign = 1 if direction == "min" else -1
-        self._forget()
-
-    def _forget(self) -> None:
         self.best_epoch: int | None = None
-        self._best = np.inf
         self._best_parameters: np.ndarray | None = None
 
     def on_train_begin(self, net: MLP, history: History) -> None:
@@ -124,12 +177,8 @@ class EarlyStopping(Callback):
         history : History
             Still empty.
         """
-        if self.monitor not in history.names:
-            raise ValueError(
-                f"EarlyStopping: monitor must be one of {', '.join(history.names)}, got "
-                f"{self.monitor!r} (values that start with 'val_' need validation_data)"
-            )
-        self._forget()
+        super().on_train_begin(net, history)
+        self.best_epoch = self._best_parameters = None
 
     def on_epoch_end(self, net: MLP, epoch: int, history: History) -> bool:
         """Compare with the best epoch.
@@ -148,13 +197,11 @@ class EarlyStopping(Callback):
         bool
             Whether to stop.
         """
-        value = self._sign * history[self.monitor][-1]
-        value = np.inf if np.isnan(value) else value
-        if self.best_epoch is None or value < self._best - self.min_delta:
-            self._best, self.best_epoch = value, epoch
+        if self._improves(history):
+            self.best_epoch = epoch
             if self.restore_best:
                 self._best_parameters = net.get_parameters()
-        return epoch - self.best_epoch >= self.patience
+        return self.best_epoch is not None and epoch - self.best_epoch >= self.patience
 
     def on_train_end(self, net: MLP, history: History) -> None:
         """Put the best parameters back.
@@ -169,6 +216,114 @@ class EarlyStopping(Callback):
         if self._best_parameters is not None:
             net.set_parameters(self._best_parameters)
             self._best_parameters = None
+
+
+class ReduceOnPlateau(Monitor):
+    """Lower the learning rate when a value has not improved for a number of epochs.
+
+    PyTorch's ``ReduceLROnPlateau`` does the same with ``threshold_mode="abs"`` and a
+    patience that is one less: here, as in :class:`EarlyStopping`, the rate is lowered
+    after `patience` epochs without improvement, there after one more.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        The one that is given to ``fit``; its learning rate is a number, not a schedule.
+    monitor : str, default="val_loss"
+        Name of the value in the history.
+    factor : float, default=0.1
+        What the rate is multiplied by, in (0, 1).
+    patience : int, default=10
+        Epochs without improvement after which the rate is lowered, at least 1.
+    min_delta : float, default=0.0
+        Smallest change that counts as an improvement.
+    cooldown : int, default=0
+        Epochs after a reduction that do not count as epochs without improvement.
+    min_learning_rate : float, default=0.0
+        The rate is not lowered below, at least 0.
+    mode : {"min", "max"}, optional
+        Whether small or large values are good; known for losses and "accuracy".
+
+    Attributes
+    ----------
+    reductions : list of int
+        Epochs of the last training after which the rate was lowered.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not valid; at the start of training if the history will not
+        have the value or the learning rate is a schedule; after the first epoch if
+        another optimizer trained the network.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        monitor: str = "val_loss",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        cooldown: int = 0,
+        min_learning_rate: float = 0.0,
+        mode: Literal["min", "max"] | None = None,
+    ) -> None:
+        super().__init__(monitor, min_delta, mode)
+        self.optimizer: Any = check_optimizer(optimizer)  # each has a learning_rate
+        self.factor = check_real("factor", factor, "(0, 1)")
+        self.patience = check_integer("patience", patience, minimum=1)
+        self.cooldown = check_integer("cooldown", cooldown, minimum=0)
+        self.min_learning_rate = check_real("min_learning_rate", min_learning_rate, "[0, inf)")
+        self.reductions: list[int] = []
+
+    def on_train_begin(self, net: MLP, history: History) -> None:
+        """Check that the value will be there and can be acted on, and start afresh.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        history : History
+            Still empty.
+        """
+        super().on_train_begin(net, history)
+        rate = self.optimizer.learning_rate
+        if callable(rate):
+            raise ValueError(
+                f"ReduceOnPlateau: the learning rate must be a number to be lowered, got {rate!r}"
+            )
+        self.reductions = []
+        self._n_bad = self._n_cooling = 0
+        self._step_count = self.optimizer.step_count
+
+    def on_epoch_end(self, net: MLP, epoch: int, history: History) -> None:
+        """Lower the rate if it is time.
+
+        Parameters
+        ----------
+        net : MLP
+            The network.
+        epoch : int
+            Number of the epoch.
+        history : History
+            The epoch's values are its last ones.
+        """
+        if self.optimizer.step_count == self._step_count:
+            raise ValueError(
+                "ReduceOnPlateau: optimizer must be the one that trains the network, but "
+                f"{self.optimizer!r} has made no step"
+            )
+        self._n_bad = 0 if self._improves(history) or self._n_cooling else self._n_bad + 1
+        self._n_cooling = max(self._n_cooling - 1, 0)
+        if self._n_bad < self.patience:
+            return
+        self._n_bad, self._n_cooling = 0, self.cooldown
+        rate = self.optimizer.learning_rate
+        lower = max(self.factor * rate, self.min_learning_rate)
+        if lower < rate:
+            self.optimizer.learning_rate = lower
+            self.reductions.append(epoch)
 
 
 class FunctionCallback(Callback):

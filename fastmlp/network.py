@@ -492,7 +492,8 @@ class MLP:
         optimizer: Optimizer | None = None,
         *,
         epochs: int = 10,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
+        drop_last: bool = False,
         shuffle: bool = True,
         validation_data: tuple[ArrayLike, ArrayLike] | None = None,
         metrics: Iterable[str | MetricFunction] = (),
@@ -500,7 +501,7 @@ class MLP:
         verbose: Literal[0, 1, 2] = 1,
         seed: Seed = None,
     ) -> History:
-        """Train on mini-batches; further calls continue from where the last one ended.
+        """Train on batches of one sample, some or all; further calls go on from there.
 
         Ctrl-C stops between two steps and leaves a usable network. If the loss of an
         epoch is not finite, training stops with a RuntimeWarning.
@@ -518,8 +519,12 @@ class MLP:
             state belongs to this network from now on.
         epochs : int, default=10
             Passes over the samples, at least 1.
-        batch_size : int, default=32
-            Samples of a step; the last batch of an epoch may be smaller.
+        batch_size : int or None, default=32
+            Samples of a step, from 1 to all; None or a number above takes all (gradient
+            descent). The last batch of an epoch may be smaller.
+        drop_last : bool, default=False
+            Whether to leave out a last batch that would be smaller; which samples that
+            are changes from epoch to epoch if they are shuffled.
         shuffle : bool, default=True
             Whether each epoch visits the samples in a new random order.
         validation_data : (X, y), optional
@@ -556,6 +561,7 @@ class MLP:
             optimizer,
             epochs=epochs,
             batch_size=batch_size,
+            drop_last=drop_last,
             shuffle=shuffle,
             validation_data=validation_data,
             metrics=metrics,

@@ -34,7 +34,8 @@ __all__ = ["fit", "step"]
 class _Plan:
     """What stays the same from epoch to epoch.
 
-    `data` are the samples to train on under "", those to validate on under "val_".
+    `data` are the samples to train on under "", those to validate on under "val_"; an
+    epoch visits `n_visits` of the former.
     """
 
     net: MLP
@@ -43,6 +44,7 @@ class _Plan:
     metrics: Mapping[str, MetricFunction]
     optimizer: Optimizer
     batch_size: int
+    n_visits: int
     generator: np.random.Generator | None
 
 
@@ -54,7 +56,8 @@ def fit(  # numpydoc ignore=PR01,RT01
     optimizer: Optimizer | None,
     *,
     epochs: int,
-    batch_size: int,
+    batch_size: int | None,
+    drop_last: bool,
     shuffle: bool,
     validation_data: tuple[ArrayLike, ArrayLike] | None,
     metrics: Iterable[str | MetricFunction],
@@ -67,13 +70,17 @@ def fit(  # numpydoc ignore=PR01,RT01
     listeners = [*as_callbacks(callbacks), *progress(verbose, epochs)]
     row, data = _checked_data(net, X, y, validation_data, loss)
     generator = as_generator(seed)
+    n_samples = len(data[""].x)
+    size = n_samples if batch_size is None else check_integer("batch_size", batch_size, minimum=1)
+    size = min(size, n_samples)
     plan = _Plan(
         net,
         data,
         row,
         by_name(metrics),
         check_optimizer(Adam() if optimizer is None else optimizer),
-        min(check_integer("batch_size", batch_size, minimum=1), len(data[""].x)),
+        size,
+        n_samples - n_samples % size if drop_last else n_samples,
         generator if shuffle else None,
     )
     return _run(plan, epochs, listeners)
@@ -131,7 +138,7 @@ def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
             began = perf_counter()
             losses = _run_epoch(plan, pace)
             seconds = perf_counter() - began
-            mean = _mean_over_samples(losses, len(plan.data[""].x), plan.batch_size)
+            mean = _mean_over_samples(losses, plan.n_visits, plan.batch_size)
             values = {"loss": mean, "seconds": seconds} | _evaluate(plan)
             history.append(values, n_steps=len(losses))
             answers = [listener.on_epoch_end(plan.net, epoch, history) for listener in listeners]
@@ -144,11 +151,12 @@ def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
 
 
 def _run_epoch(plan: _Plan, pace: Pace) -> np.ndarray:
-    """Visit every sample once and return the loss of each batch."""
+    """Visit every sample at most once and return the loss of each batch."""
     data, size = plan.data[""], plan.batch_size
     n_samples = len(data.x)
     order = plan.generator.permutation(n_samples) if plan.generator else np.arange(n_samples)
-    losses = np.empty(-(-n_samples // size))
+    order = order[: plan.n_visits]
+    losses = np.empty(-(-len(order) // size))
     for steps in pace.slices(len(losses)):
         visits = order[steps.start * size : steps.stop * size]
         _run_steps(plan.net, data, visits, size, plan.loss, plan.optimizer, losses[steps])

@@ -24,17 +24,23 @@ def train(net, **options):
     return net.fit(X, Y, **(defaults | options))
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_fit_is_a_sequence_of_train_steps(shuffle):
+@pytest.mark.parametrize("batch_size", [1, 30, 32, 90, None])
+def test_fit_is_a_sequence_of_train_steps(batch_size, shuffle, drop_last):
     net, by_hand = make_net(), make_net()
-    history = train(net, shuffle=shuffle)
+    history = train(net, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last)
     optimizer, generator = fm.Adam(0.01), np.random.default_rng(0)
+    size = batch_size or 90
     for epoch in range(3):
         order = generator.permutation(90) if shuffle else np.arange(90)
-        batches = [order[:32], order[32:64], order[64:]]
+        batches = [order[start : start + size] for start in range(0, 90, size)]
+        if drop_last:
+            batches = [batch for batch in batches if len(batch) == size]
         losses = [by_hand.train_step(X[b], Y[b], optimizer=optimizer) for b in batches]
-        mean = np.average(losses, weights=[32, 32, 26])
+        mean = np.average(losses, weights=[len(batch) for batch in batches])
         assert history.loss[epoch] == pytest.approx(mean, rel=1e-12)
+    assert (history.n_epochs, history.n_steps) == (3, 3 * len(batches))
     np.testing.assert_allclose(net.get_parameters(), by_hand.get_parameters(), rtol=1e-9)
 
 
@@ -63,7 +69,7 @@ def test_parameters_do_not_depend_on_threads_or_chunks(monkeypatch):
 
 def test_a_batch_larger_than_the_data_is_all_of_it():
     net, other = make_net(), make_net()
-    assert train(net, batch_size=10**30).n_steps == 3
+    assert train(net, batch_size=10**30, drop_last=True).n_steps == 3
     train(other, batch_size=90)
     np.testing.assert_array_equal(net.get_parameters(), other.get_parameters())
 
@@ -304,6 +310,102 @@ def test_early_stopping_asks_for_what_it_needs():
         fm.EarlyStopping("gain")
     with pytest.raises(ValueError, match="patience must be an integer of at least 1, got 0"):
         fm.EarlyStopping(patience=0)
+
+
+# --- Reduction of the learning rate ----------------------------------------------------------
+
+
+def run_plateau(values, **options):
+    """Feed a ReduceOnPlateau with values; return the rate after each, and the callback."""
+    optimizer = fm.SGD(1.0)
+    callback = fm.ReduceOnPlateau(optimizer, "value", **({"mode": "min"} | options))
+    net, history, rates = make_net(), fm.History(["value"]), []
+    callback.on_train_begin(net, history)
+    for epoch, value in enumerate(values):
+        net.train_step(X, Y, optimizer=optimizer)
+        history.append({"value": value}, n_steps=1)
+        callback.on_epoch_end(net, epoch, history)
+        rates.append(optimizer.learning_rate)
+    return rates, callback
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "reductions"),
+    [
+        ([3, 2, 2, 2, 2, 2], {"patience": 2}, [3, 5]),
+        ([3, 2, 2, 1, 1, 1], {"patience": 2}, [5]),
+        ([3, 2.9, 2.8, 2.7], {"patience": 3, "min_delta": 0.5}, [3]),
+        ([2] * 9, {"patience": 1, "cooldown": 2}, [1, 4, 7]),
+        ([2, 2, 2, 1, 1, 1, 1], {"patience": 1, "cooldown": 1}, [1, 4, 6]),
+        ([1, 2, 3, 3, 3], {"patience": 2, "mode": "max"}, [4]),
+        ([np.nan, np.nan, 5, np.nan], {"patience": 1}, [1, 3]),
+        ([2] * 6, {"patience": 1, "factor": 0.5, "min_learning_rate": 0.3}, [1, 2]),
+    ],
+)
+def test_a_plateau_lowers_the_learning_rate(values, options, reductions):
+    rates, callback = run_plateau(values, **options)
+    assert callback.reductions == reductions
+    for epoch, rate in enumerate(rates):
+        n_reductions = sum(reduction <= epoch for reduction in reductions)
+        expected = options.get("factor", 0.1) ** n_reductions
+        assert rate == pytest.approx(max(expected, options.get("min_learning_rate", 0)))
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize(("patience", "cooldown"), [(1, 0), (2, 3), (3, 1), (4, 0)])
+def test_pytorch_lowers_the_rate_after_the_same_epochs(patience, cooldown, mode):
+    torch = pytest.importorskip("torch", reason="PyTorch's schedules are compared where it is")
+    steps = np.random.default_rng(7).normal(size=50)
+    values = (np.cumsum(steps) if mode == "max" else -np.cumsum(steps)) / 10
+    options = {"factor": 0.6, "cooldown": cooldown, "mode": mode}
+    theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        theirs,
+        **options,
+        patience=patience - 1,
+        threshold=0.05,
+        threshold_mode="abs",
+        min_lr=0.01,
+        eps=0,
+    )
+    expected = []
+    for value in values:
+        scheduler.step(value)
+        expected.append(theirs.param_groups[0]["lr"])
+    ours = {"patience": patience, "min_delta": 0.05, "min_learning_rate": 0.01}
+    rates, _ = run_plateau(values, **options, **ours)
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert len(set(rates)) > 3
+
+
+def test_a_plateau_of_a_fit_starts_afresh_each_time():
+    optimizer = fm.SGD(1e-12)
+    plateau = fm.ReduceOnPlateau(optimizer, "loss", patience=2, min_delta=1e-3, factor=0.5)
+    net = make_net()
+    for repeat in (1, 2):
+        train(net, optimizer=optimizer, callbacks=[plateau], epochs=6)
+        assert plateau.reductions == [2, 4]
+        assert optimizer.learning_rate == pytest.approx(1e-12 * 0.25**repeat)
+
+
+def test_a_plateau_asks_for_what_it_needs():
+    net, optimizer = make_net(), fm.SGD(0.1)
+    plateau = fm.ReduceOnPlateau(optimizer)
+    with pytest.raises(ValueError, match=r"ReduceOnPlateau: monitor must be one of loss, sec"):
+        train(net, optimizer=optimizer, callbacks=[plateau])
+    plateau = fm.ReduceOnPlateau(fm.SGD(0.1), "loss")
+    with pytest.raises(ValueError, match=r"must be the one that trains .* SGD\(.*\) has made no"):
+        train(net, optimizer=optimizer, callbacks=[plateau])
+    vars(optimizer)["learning_rate"] = fm.schedules.Cosine(0.1, 100)
+    with pytest.raises(ValueError, match=r"rate must be a number to be lowered, got Cosine\("):
+        train(net, optimizer=optimizer, callbacks=[fm.ReduceOnPlateau(optimizer, "loss")])
+    with pytest.raises(TypeError, match="optimizer must be an object such as"):
+        fm.ReduceOnPlateau(0.1)
+    for name, value in {"factor": 1, "patience": 0, "cooldown": -1, "min_delta": -1}.items():
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            fm.ReduceOnPlateau(optimizer, **{name: value})
+    with pytest.raises(ValueError, match="min_learning_rate must be"):
+        fm.ReduceOnPlateau(optimizer, min_learning_rate=-1)
 
 
 # --- Progress -------------------------------------------------------------------------------
