@@ -517,3 +517,4 @@ def network_train(
 
 
 include "_ceilings.pxi"
+include "_elementary.pxi"

@@ -9,6 +9,8 @@ from cython cimport floating
 cdef extern from "elementary.hpp" namespace "fastmlp" nogil:
     float fast_exp(float z)
     double fast_exp(double z)
+    float fast_sigmoid(float z)
+    double fast_sigmoid(double z)
     float fast_tanh(float z)
     double fast_tanh(double z)
 
@@ -45,11 +47,6 @@ cdef inline floating leaky_relu_gradient(
     return grad if y > 0 else alpha * grad
 
 
-cdef inline floating sigmoid(floating z) noexcept nogil:
-    cdef floating small = fast_exp(-fabs(z))
-    return (small if z < 0 else 1) / (1 + small)
-
-
 cdef inline floating sigmoid_gradient(floating y, floating grad) noexcept nogil:
     return grad * (y * (1 - y))
 
@@ -71,7 +68,7 @@ cdef inline void activate(
             out[j] = leaky_relu(z[j], alpha)
     elif activation == SIGMOID:
         for j in range(n):
-            out[j] = sigmoid(z[j])
+            out[j] = fast_sigmoid(z[j])
     elif activation == TANH:
         for j in range(n):
             out[j] = fast_tanh(z[j])
@@ -224,7 +221,7 @@ cdef inline void loss_gradient(
         cross_entropy_gradient(output, target, label, n, share, out)
     elif loss == BINARY_CROSS_ENTROPY:
         for j in range(n):
-            out[j] = share * ((sigmoid(output[j]) - target[j]) / n)
+            out[j] = share * ((fast_sigmoid(output[j]) - target[j]) / n)
     else:
         if loss == MSE:
             scale = share * (<floating> 2 / n)
