@@ -33,7 +33,8 @@ from . import arena
 from .catalogue import CODES, LAYER_COLUMNS
 
 IDENTITY, RELU, LEAKY_RELU = CODES["IDENTITY"], CODES["RELU"], CODES["LEAKY_RELU"]
-SIGMOID, TANH = CODES["SIGMOID"], CODES["TANH"]
+SIGMOID, TANH, SILU = CODES["SIGMOID"], CODES["TANH"], CODES["SILU"]
+TAKES_Z = CODES["TAKES_Z"]
 QUADRATIC, MSE = CODES["QUADRATIC"], CODES["MSE"]
 CROSS_ENTROPY, BINARY_CROSS_ENTROPY = CODES["CROSS_ENTROPY"], CODES["BINARY_CROSS_ENTROPY"]
 SGD, MOMENTUM, ADAM = CODES["SGD"], CODES["MOMENTUM"], CODES["ADAM"]
@@ -46,6 +47,7 @@ ROW_MULTIPLE = CODES["ROW_MULTIPLE"]
 STORE = -1
 
 # float32 constants leave float32 arithmetic in float32, which Python's numbers do not.
+FAR = np.float32(746)  # exp(−746) is 0 in float64, too
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 
 NO_COEFFICIENTS, NO_INDICES = np.empty(0), np.empty(0, np.int64)
@@ -145,6 +147,17 @@ def _leaky_relu_gradient(y, grad, alpha):
 
 
 @_inline
+def _floored(z):
+    """Return z, but no −inf: its product with a vanishing factor is then 0 and not NaN."""
+    return -FAR if z < -FAR else z
+
+
+@_inline
+def _bounded(z):
+    return FAR if z > FAR else _floored(z)
+
+
+@_inline
 def _sigmoid(z):
     small = math.exp(-abs(z))
     return (small if z < ZERO else ONE) / (ONE + small)
@@ -158,6 +171,16 @@ def _sigmoid_gradient(y, grad):
 @_inline
 def _tanh_gradient(y, grad):
     return grad * (ONE - y * y)
+
+
+@_inline
+def _silu(z):
+    return _floored(z) * _sigmoid(z)
+
+
+@_inline
+def _silu_gradient(z, grad):
+    return grad * _sigmoid(z) * (ONE + _bounded(z) * _sigmoid(-z))
 
 
 @_inline
@@ -459,6 +482,12 @@ def _copy(vector, out):
 
 
 @_inline
+def _copy_rows(matrix, out):
+    for i in range(out.shape[0]):
+        _copy(_row(matrix, i), _row(out, i))
+
+
+@_inline
 def _set(vector, value):
     for i in range(vector.size):
         vector[i] = value
@@ -493,28 +522,38 @@ def _activate(z, activation, alpha, out):
         elif activation == TANH:
             for j in range(out_row.size):
                 out_row[j] = math.tanh(z_row[j])
+        elif activation == SILU:
+            for j in range(out_row.size):
+                out_row[j] = _silu(z_row[j])
+
+
+@_inline
+def _takes_z(activation):
+    """Return whether the derivative is taken from z rather than from y."""
+    return TAKES_Z >> activation & 1 == 1
 
 
 @_inner
-def _activate_gradient(y, grad, activation, alpha, out):
-    """Multiply every element of a gradient by σ'; `out` may be `grad`."""
-    alpha = y.dtype.type(alpha)
-    for i in range(out.shape[0]):
-        y_row, grad_row, out_row = _row(y, i), _row(grad, i), _row(out, i)
-        if activation == IDENTITY:
-            _copy(grad_row, out_row)
-        elif activation == RELU:
-            for j in range(out_row.size):
-                out_row[j] = _relu_gradient(y_row[j], grad_row[j])
+def _apply_derivative(y_or_z, activation, alpha, grad):
+    """Multiply every element of a gradient by σ', in place."""
+    alpha = grad.dtype.type(alpha)
+    for i in range(grad.shape[0]):
+        known, grad_row = _row(y_or_z, i), _row(grad, i)
+        if activation == RELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _relu_gradient(known[j], grad_row[j])
         elif activation == LEAKY_RELU:
-            for j in range(out_row.size):
-                out_row[j] = _leaky_relu_gradient(y_row[j], grad_row[j], alpha)
+            for j in range(grad_row.size):
+                grad_row[j] = _leaky_relu_gradient(known[j], grad_row[j], alpha)
         elif activation == SIGMOID:
-            for j in range(out_row.size):
-                out_row[j] = _sigmoid_gradient(y_row[j], grad_row[j])
+            for j in range(grad_row.size):
+                grad_row[j] = _sigmoid_gradient(known[j], grad_row[j])
         elif activation == TANH:
-            for j in range(out_row.size):
-                out_row[j] = _tanh_gradient(y_row[j], grad_row[j])
+            for j in range(grad_row.size):
+                grad_row[j] = _tanh_gradient(known[j], grad_row[j])
+        elif activation == SILU:
+            for j in range(grad_row.size):
+                grad_row[j] = _silu_gradient(known[j], grad_row[j])
 
 
 @_inner
@@ -723,23 +762,32 @@ def _forward(thread, n_threads, x, weight, bias, activation, alpha, out):
 
 @_inner
 def _backward_input(
-    thread, n_threads, delta, weight, y, activation, alpha, out, workspace, n_samples
+    thread, n_threads, delta, weight, y_or_z, activation, alpha, out, workspace, n_samples
 ):
-    """Compute a thread's tiles of δ·weightᵀ ⊙ σ' (BP2), which may be some of `n_samples` rows."""
-    n_out = weight.shape[1]
+    """Compute a thread's tiles of δ·weightᵀ ⊙ σ' (BP2), which may be some of `n_samples` rows.
+
+    `out` may be `y_or_z`: a strip of the product waits on the stack until that is read.
+    """
+    n_out, tile_memory = weight.shape[1], _stack_tile(out)
     panel = _matrix(workspace, thread * n_out * TILE_WIDTH, n_out, TILE_WIDTH, TILE_WIDTH)
     for tile in range(thread, _tile_count(out.shape, TILE_WIDTH), n_threads):
         i, i_end, j, j_end = _tile_bounds(out.shape, TILE_WIDTH, tile)
-        grad = _block(out, i, i_end, j, j_end)
-        delta_tile, weight_tile = _rows_between(delta, i, i_end), _rows_between(weight, j, j_end)
+        weight_tile = _rows_between(weight, j, j_end)
         # The whole batch decides, for its rows may be shared between threads.
-        if n_samples < TRANSPOSE_ROWS:
-            _multiply_transposed(delta_tile, weight_tile, grad)
-        else:
+        transposed = n_samples >= TRANSPOSE_ROWS
+        if transposed:
             _transpose(weight_tile, panel)
-            _clear(grad)
-            _multiply_add(delta_tile, panel, grad)
-        _activate_gradient(_block(y, i, i_end, j, j_end), grad, activation, alpha, grad)
+        for first in range(i, i_end, TILE_ROWS):
+            last = min(first + TILE_ROWS, i_end)
+            grad = _block(tile_memory, 0, last - first, 0, j_end - j)
+            delta_strip = _rows_between(delta, first, last)
+            if transposed:
+                _clear(grad)
+                _multiply_add(delta_strip, panel, grad)
+            else:
+                _multiply_transposed(delta_strip, weight_tile, grad)
+            _apply_derivative(_block(y_or_z, first, last, j, j_end), activation, alpha, grad)
+            _copy_rows(grad, _block(out, first, last, j, j_end))
 
 
 @_inner
@@ -790,9 +838,10 @@ def activation_forward(z: Matrix, activation: Int, alpha: Real, out: OutMatrix):
 
 
 @_kernel
-def activation_backward(y: Matrix, grad: Matrix, activation: Int, alpha: Real, out: OutMatrix):
+def activation_backward(y_or_z: Matrix, grad: Matrix, activation: Int, alpha: Real, out: OutMatrix):
     """Multiply a gradient by the activation's derivative: grad ⊙ σ'."""
-    _activate_gradient(_as_matrix(y), _as_matrix(grad), activation, alpha, out)
+    _copy_rows(_as_matrix(grad), out)
+    _apply_derivative(_as_matrix(y_or_z), activation, alpha, out)
 
 
 @_kernel
@@ -841,7 +890,7 @@ def dense_forward_single(
 def dense_backward_input(
     delta: Matrix,
     weight: Matrix,
-    y: Matrix,
+    y_or_z: Matrix,
     activation: Int,
     alpha: Real,
     out: OutMatrix,
@@ -851,19 +900,19 @@ def dense_backward_input(
     """Carry δ down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
     n_samples = delta.shape[0]
     n_useful = _useful_threads(n_threads, n_samples * weight.size)
-    tables = _as_matrix(delta), _as_matrix(weight), _as_matrix(y)
+    tables = _as_matrix(delta), _as_matrix(weight), _as_matrix(y_or_z)
     arguments = (*tables, activation, alpha, out, workspace, n_samples)
     _share_backward_input(n_useful, arguments)
 
 
 @_kernel
 def dense_backward_input_single(
-    delta: Vector, weight: Matrix, y: Vector, activation: Int, alpha: Real, out: OutVector
+    delta: Vector, weight: Matrix, y_or_z: Vector, activation: Int, alpha: Real, out: OutVector
 ):
     """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
     grad = _as_matrix(out)
     _multiply_transposed(_as_matrix(delta), _as_matrix(weight), grad)
-    _activate_gradient(_as_matrix(y), grad, activation, alpha, grad)
+    _apply_derivative(_as_matrix(y_or_z), activation, alpha, grad)
 
 
 @_inline
@@ -1005,10 +1054,10 @@ def _panels_of(layers, n_rows, workspace):
 
 
 @_inline
-def _run_layer(layers, alphas, parameters, layer, x, out):
+def _run_layer(layers, alphas, parameters, layer, activation, x, out):
+    """Run a layer, or for IDENTITY its z only."""
     weight, bias = _weight_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
-    activation, alpha = layers[layer, ACTIVATION], alphas[layer]
-    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, activation, alpha, out)
+    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, activation, alphas[layer], out)
 
 
 # --- Network: the layers in sequence ------------------------------------------------------
@@ -1033,10 +1082,11 @@ def _forward_blocks(thread, n_threads, layers, alphas, parameters, x, out, works
         for layer in range(last_layer):
             start = (2 * thread + layer % 2) * buffer_size
             above = _matrix(workspace, start, last - first, layers[layer, N_OUT], stride)
-            _run_layer(layers, alphas, parameters, layer, below, above)
+            activation = layers[layer, ACTIVATION]
+            _run_layer(layers, alphas, parameters, layer, activation, below, above)
             below = above
-        above = _rows_between(out, first, last)
-        _run_layer(layers, alphas, parameters, last_layer, below, above)
+        above, activation = _rows_between(out, first, last), layers[last_layer, ACTIVATION]
+        _run_layer(layers, alphas, parameters, last_layer, activation, below, above)
 
 
 @_inner
@@ -1061,27 +1111,40 @@ def _sweep_rows(
     for i in range(first, last if order.size else first):
         _copy(_row(x, order[i]), _row(inputs, i))
     below = _rows_between(inputs, first, last)
-    for layer in range(top + 1):
+    for layer in range(top):
         above = _rows_between(_activation_of(layers, layer, n_rows, workspace), first, last)
-        _run_layer(layers, alphas, parameters, layer, below, above)
+        activation = layers[layer, ACTIVATION]
+        if _takes_z(activation):  # z stays in the place of δ until δ comes
+            z = _rows_between(_delta_of(layers, layer, n_rows, workspace), first, last)
+            _run_layer(layers, alphas, parameters, layer, IDENTITY, below, z)
+            _activate(z, activation, alphas[layer], above)
+        else:
+            _run_layer(layers, alphas, parameters, layer, activation, below, above)
         below = above
     output = _activation_of(layers, top, n_rows, workspace)
     slopes = _delta_of(layers, top, n_rows, workspace)
-    losses = _losses_of(layers, n_rows, workspace)
+    losses, activation = _losses_of(layers, n_rows, workspace), layers[top, ACTIVATION]
+    above = _rows_between(output, first, last)
+    _run_layer(layers, alphas, parameters, top, activation, below, above)
     _losses(first, last, output, target, labels, order, loss, losses)
     _loss_gradients(first, last, output, target, labels, sample_weight, order, loss, slopes)
     delta = _rows_between(slopes, first, last)
-    _activate_gradient(below, delta, layers[top, ACTIVATION], alphas[top], delta)
+    if _takes_z(activation):  # y has given its loss: z takes its place
+        _run_layer(layers, alphas, parameters, top, IDENTITY, below, above)
+    _apply_derivative(above, activation, alphas[top], delta)
     panels = _panels_of(layers, n_rows, workspace)
     size = panels.size // (n_threads * ROW_MULTIPLE) * ROW_MULTIPLE
     panel = _vector(panels, thread * size, size)
     for layer in range(top, 0, -1):
         weight = _weight_of(layers, layer, parameters)
-        y = _rows_between(_activation_of(layers, layer - 1, n_rows, workspace), first, last)
         out = _rows_between(_delta_of(layers, layer - 1, n_rows, workspace), first, last)
         activation, alpha = layers[layer - 1, ACTIVATION], alphas[layer - 1]
+        known = out
+        if not _takes_z(activation):
+            y = _activation_of(layers, layer - 1, n_rows, workspace)
+            known = _rows_between(y, first, last)
         _backward_input(
-            FIRST_THREAD, ONE_THREAD, delta, weight, y, activation, alpha, out, panel, n_rows
+            FIRST_THREAD, ONE_THREAD, delta, weight, known, activation, alpha, out, panel, n_rows
         )
         delta = out
 

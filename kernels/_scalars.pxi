@@ -11,6 +11,10 @@ cdef extern from "elementary.hpp" namespace "fastmlp" nogil:
     double fast_exp(double z)
     float fast_sigmoid(float z)
     double fast_sigmoid(double z)
+    float floored(float z)
+    double floored(double z)
+    float bounded(float z)
+    double bounded(double z)
     float fast_tanh(float z)
     double fast_tanh(double z)
 
@@ -27,7 +31,12 @@ cdef enum:
     MAX_COEFFICIENTS = 16
 
 
-# --- Activations: σ(z) and grad · σ'(z) in terms of y = σ(z) ------------------------------
+# --- Activations: σ(z), and grad · σ' from y = σ(z) or from z, as the catalogue says -------
+
+cdef inline bint takes_z(int activation) noexcept nogil:
+    """Return whether the derivative is taken from z rather than from y."""
+    return TAKES_Z >> activation & 1
+
 
 cdef inline floating relu(floating z) noexcept nogil:
     return 0 if z < 0 else z  # NaN stays
@@ -55,7 +64,15 @@ cdef inline floating tanh_gradient(floating y, floating grad) noexcept nogil:
     return grad * (1 - y * y)
 
 
-cdef inline void activate(
+cdef inline floating silu(floating z) noexcept nogil:
+    return floored(z) * fast_sigmoid(z)
+
+
+cdef inline floating silu_gradient(floating z, floating grad) noexcept nogil:
+    return grad * fast_sigmoid(z) * (1 + bounded(z) * fast_sigmoid(-z))
+
+
+cdef void activate(
     const floating* z, Py_ssize_t n, int activation, floating alpha, floating* out
 ) noexcept nogil:
     """Write out = σ(z) for a row; out may be z."""
@@ -72,36 +89,34 @@ cdef inline void activate(
     elif activation == TANH:
         for j in range(n):
             out[j] = fast_tanh(z[j])
+    elif activation == SILU:
+        for j in range(n):
+            out[j] = silu(z[j])
     else:
         for j in range(n):
             out[j] = z[j]
 
 
-cdef inline void apply_derivative(
-    const floating* y,
-    const floating* grad,
-    Py_ssize_t n,
-    int activation,
-    floating alpha,
-    floating* out,
+cdef void apply_derivative(
+    const floating* y_or_z, Py_ssize_t n, int activation, floating alpha, floating* grad
 ) noexcept nogil:
-    """Write out = grad ⊙ σ' for a row; out may be grad."""
+    """Multiply a row of grad by σ', in place: the compiler then has two arrays to tell apart."""
     cdef Py_ssize_t j
     if activation == RELU:
         for j in range(n):
-            out[j] = relu_gradient(y[j], grad[j])
+            grad[j] = relu_gradient(y_or_z[j], grad[j])
     elif activation == LEAKY_RELU:
         for j in range(n):
-            out[j] = leaky_relu_gradient(y[j], grad[j], alpha)
+            grad[j] = leaky_relu_gradient(y_or_z[j], grad[j], alpha)
     elif activation == SIGMOID:
         for j in range(n):
-            out[j] = sigmoid_gradient(y[j], grad[j])
+            grad[j] = sigmoid_gradient(y_or_z[j], grad[j])
     elif activation == TANH:
         for j in range(n):
-            out[j] = tanh_gradient(y[j], grad[j])
-    else:
+            grad[j] = tanh_gradient(y_or_z[j], grad[j])
+    elif activation == SILU:
         for j in range(n):
-            out[j] = grad[j]
+            grad[j] = silu_gradient(y_or_z[j], grad[j])
 
 
 # --- Losses: L of a sample and share · ∂L/∂o ----------------------------------------------

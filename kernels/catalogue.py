@@ -21,6 +21,7 @@ __all__ = [
     "PANEL_WIDTH",
     "ROW_BLOCK",
     "ROW_MULTIPLE",
+    "TAKES_Z",
     "Activation",
     "Loss",
     "Optimizer",
@@ -119,7 +120,18 @@ ACTIVATIONS = (
     ),
     Activation("sigmoid", 3, "1 / (1 + exp(−z))", "y (1 − y)"),
     Activation("tanh", 4, "tanh(z)", "1 − y²"),
+    Activation(
+        "silu",
+        5,
+        "z s with s = 1 / (1 + exp(−z))",
+        "s (1 + z (1 − s))",
+        from_output=False,
+        initializer="he_normal",
+    ),
 )
+
+#: Bit c is set where the derivative of the activation with code c takes z.
+TAKES_Z = sum(1 << row.code for row in ACTIVATIONS if not row.from_output)
 
 LOSSES = (
     Loss("quadratic", 0, "½ Σⱼ (oⱼ − tⱼ)²"),
@@ -190,6 +202,7 @@ ROW_BLOCK = 96
 CODES: dict[str, int] = {
     **{row.name.upper(): row.code for row in (*ACTIVATIONS, *LOSSES, *OPTIMIZERS)},
     **{name: column for column, name in enumerate(LAYER_COLUMNS)},
+    "TAKES_Z": TAKES_Z,
     "LAYER_COLUMNS": len(LAYER_COLUMNS),
     "ROW_MULTIPLE": ROW_MULTIPLE,
     "CACHE_SET_SPAN": CACHE_SET_SPAN,

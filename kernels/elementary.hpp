@@ -77,6 +77,18 @@ static inline T reduced_expm1(T z, typename Format<T>::Bits* n) {
     return r + r * r * series;
 }
 
+// z, but no −inf: its product with a vanishing factor is then 0 and not NaN.
+template <typename T>
+static inline T floored(T z) {
+    return z < Format<T>::lowest ? Format<T>::lowest : z;
+}
+
+template <typename T>
+static inline T bounded(T z) {
+    z = floored(z);
+    return z > -Format<T>::lowest ? -Format<T>::lowest : z;
+}
+
 // exp where it neither overflows nor vanishes.
 template <typename T>
 static inline T unbounded_exp(T z) {
@@ -88,7 +100,7 @@ static inline T unbounded_exp(T z) {
 
 template <typename T>
 static inline T fast_exp(T z) {
-    z = z < Format<T>::lowest ? Format<T>::lowest : z;
+    z = floored(z);
     z = z > Format<T>::highest ? Format<T>::highest : z;
     return unbounded_exp(z);
 }
@@ -97,9 +109,7 @@ static inline T fast_exp(T z) {
 // 1 / (1 + s) themselves err by up to 2.3 ulp.
 template <typename T>
 static inline T fast_sigmoid(T z) {
-    T size = -std::fabs(z);
-    size = size < Format<T>::lowest ? Format<T>::lowest : size;
-    const T small = unbounded_exp(size);
+    const T small = unbounded_exp(floored(-std::fabs(z)));
     const T larger = z < 0 ? small : 1;
     return larger - larger * (small / (1 + small));
 }

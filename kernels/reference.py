@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import CODES
+from .catalogue import ACTIVATIONS, CODES
 
 __all__ = [
     "activation_backward",
@@ -56,11 +56,23 @@ Indices = NDArray[np.int64]
 
 
 # --- Scalar functions: one for σ and one for grad · σ', one for L and one for ∂L/∂o ------
+# The catalogue says whether σ' is taken from y or from z. At z = ±inf functions have their
+# limits, 0 · inf included.
 
 
 def _sigmoid(z: Array) -> Array:
     small = np.exp(-np.abs(z))
     return np.where(z < 0, small, 1) / (1 + small)
+
+
+def _silu_gradient(z: Array, grad: Array) -> Array:
+    z = _bounded(z)
+    return grad * _sigmoid(z) * (1 + z * _sigmoid(-z))
+
+
+def _bounded(z: Array, highest: float = 746) -> Array:
+    """Return z, where exp(−|z|) vanishes a number for which it does, too."""
+    return np.clip(z, -746, highest)
 
 
 ACTIVATION_VALUES = {
@@ -69,6 +81,7 @@ ACTIVATION_VALUES = {
     CODES["LEAKY_RELU"]: lambda z, alpha: np.where(z > 0, z, alpha * z),
     CODES["SIGMOID"]: lambda z, alpha: _sigmoid(z),
     CODES["TANH"]: lambda z, alpha: np.tanh(z),
+    CODES["SILU"]: lambda z, alpha: _bounded(z, np.inf) * _sigmoid(z),
 }
 
 ACTIVATION_GRADIENTS = {
@@ -77,6 +90,7 @@ ACTIVATION_GRADIENTS = {
     CODES["LEAKY_RELU"]: lambda y, grad, alpha: np.where(y > 0, grad, alpha * grad),
     CODES["SIGMOID"]: lambda y, grad, alpha: grad * (y * (1 - y)),
     CODES["TANH"]: lambda y, grad, alpha: grad * (1 - y * y),
+    CODES["SILU"]: lambda z, grad, alpha: _silu_gradient(z, grad),
 }
 
 
@@ -156,7 +170,9 @@ def activation_forward(z: Array, activation: int, alpha: float, out: Array) -> N
     out[...] = ACTIVATION_VALUES[activation](z, z.dtype.type(alpha))
 
 
-def activation_backward(y: Array, grad: Array, activation: int, alpha: float, out: Array) -> None:
+def activation_backward(
+    y_or_z: Array, grad: Array, activation: int, alpha: float, out: Array
+) -> None:
     """Multiply a gradient by the activation's derivative: grad ⊙ σ' (the right of BP1, BP2).
 
     Where σ' is exactly 0 for piecewise linear activations the result is 0, whatever
@@ -164,8 +180,8 @@ def activation_backward(y: Array, grad: Array, activation: int, alpha: float, ou
 
     Parameters
     ----------
-    y : array of shape (n_samples, n_out)
-        Outputs of the activation.
+    y_or_z : array of shape (n_samples, n_out)
+        Outputs y of the activation, or its inputs z where the catalogue says so.
     grad : array of shape (n_samples, n_out)
         ∂L/∂a.
     activation : int
@@ -175,7 +191,7 @@ def activation_backward(y: Array, grad: Array, activation: int, alpha: float, ou
     out : array of shape (n_samples, n_out)
         Receives ∂L/∂z. May be `grad` itself.
     """
-    out[...] = ACTIVATION_GRADIENTS[activation](y, grad, y.dtype.type(alpha))
+    out[...] = ACTIVATION_GRADIENTS[activation](y_or_z, grad, y_or_z.dtype.type(alpha))
 
 
 def softmax_forward(z: Array, out: Array) -> None:
@@ -251,7 +267,7 @@ def dense_forward_single(
 def dense_backward_input(
     delta: Array,
     weight: Array,
-    y: Array,
+    y_or_z: Array,
     activation: int,
     alpha: float,
     out: Array,
@@ -266,8 +282,9 @@ def dense_backward_input(
         δ of this layer.
     weight : array of shape (n_in, n_out)
         Weights of this layer.
-    y : array of shape (n_samples, n_in)
-        Outputs of the layer below, this layer's inputs.
+    y_or_z : array of shape (n_samples, n_in)
+        Outputs y of the layer below, this layer's inputs; or its pre-activations z where
+        the catalogue says that σ' takes them.
     activation : int
         Code of σ of the layer below.
     alpha : float
@@ -279,11 +296,11 @@ def dense_backward_input(
     n_threads : int, default=1
         Threads to share the work.
     """
-    activation_backward(y, delta @ weight.T, activation, alpha, out)
+    activation_backward(y_or_z, delta @ weight.T, activation, alpha, out)
 
 
 def dense_backward_input_single(
-    delta: Array, weight: Array, y: Array, activation: int, alpha: float, out: Array
+    delta: Array, weight: Array, y_or_z: Array, activation: int, alpha: float, out: Array
 ) -> None:
     """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2).
 
@@ -293,8 +310,8 @@ def dense_backward_input_single(
         δ of this layer.
     weight : array of shape (n_in, n_out)
         Weights of this layer.
-    y : array of shape (n_in,)
-        Output of the layer below.
+    y_or_z : array of shape (n_in,)
+        Output y of the layer below, or its pre-activation z.
     activation : int
         Code of σ of the layer below.
     alpha : float
@@ -302,7 +319,7 @@ def dense_backward_input_single(
     out : array of shape (n_in,)
         Receives δ of the layer below.
     """
-    activation_backward(y, weight @ delta, activation, alpha, out)
+    activation_backward(y_or_z, weight @ delta, activation, alpha, out)
 
 
 def dense_backward_weight(
@@ -485,15 +502,19 @@ def _layer_views(layers: Indices, arena: Array) -> Iterator[tuple[Array, Array, 
         yield block[:, :n_out], arena[bias : bias + n_out], activation
 
 
-def _activations(layers: Indices, alphas: Array, parameters: Array, x: Array) -> list[Array]:
-    """Return x and the output of every layer."""
-    outputs = [x]
+def _activations(
+    layers: Indices, alphas: Array, parameters: Array, x: Array
+) -> tuple[list[Array], list[Array]]:
+    """Return x and the output of every layer, and what each layer's σ' takes, y or z."""
+    outputs, known = [x], []
     views = _layer_views(layers, parameters)
     for (weight, bias, activation), alpha in zip(views, alphas, strict=True):
         z = outputs[-1] @ weight + bias
-        activation_forward(z, activation, alpha, z)
-        outputs.append(z)
-    return outputs
+        y = np.empty_like(z)
+        activation_forward(z, activation, alpha, y)
+        outputs.append(y)
+        known.append(y if ACTIVATIONS[activation].from_output else z)
+    return outputs, known
 
 
 def network_forward(
@@ -524,7 +545,8 @@ def network_forward(
     n_threads : int, default=1
         Threads to share the work.
     """
-    out[...] = _activations(layers, alphas, parameters, x)[-1]
+    outputs, _ = _activations(layers, alphas, parameters, x)
+    out[...] = outputs[-1]
 
 
 def network_loss(
@@ -570,8 +592,8 @@ def network_loss(
         The mean, summed in float64 in the order of the samples; 0 for no samples or
         where the weights sum to 0.
     """
-    output = _activations(layers, alphas, parameters, x)[-1]
-    return _mean_loss(output, target, labels, sample_weight, loss)
+    outputs, _ = _activations(layers, alphas, parameters, x)
+    return _mean_loss(outputs[-1], target, labels, sample_weight, loss)
 
 
 def _mean_loss(
@@ -628,10 +650,10 @@ def network_gradient(
     float
         The mean loss, as from :func:`network_loss`.
     """
-    outputs = _activations(layers, alphas, parameters, x)
+    outputs, known = _activations(layers, alphas, parameters, x)
     delta = np.empty_like(outputs[-1])
     loss_backward(outputs[-1], target, labels, sample_weight, loss, delta)
-    activation_backward(outputs[-1], delta, layers[-1][CODES["ACTIVATION"]], alphas[-1], delta)
+    activation_backward(known[-1], delta, layers[-1][CODES["ACTIVATION"]], alphas[-1], delta)
     weights = [weight for weight, _, _ in _layer_views(layers, parameters)]
     gradients = list(_layer_views(layers, grad))
     for index in reversed(range(len(layers))):
@@ -641,7 +663,7 @@ def network_gradient(
             delta_below = delta @ weights[index].T
             activation = layers[index - 1][CODES["ACTIVATION"]]
             activation_backward(
-                outputs[index], delta_below, activation, alphas[index - 1], delta_below
+                known[index - 1], delta_below, activation, alphas[index - 1], delta_below
             )
             delta = delta_below
     return _mean_loss(outputs[-1], target, labels, sample_weight, loss)

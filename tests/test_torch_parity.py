@@ -20,6 +20,7 @@ ACTIVATIONS = {
     "leaky_relu": lambda z: functional.leaky_relu(z, ALPHA),
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
+    "silu": functional.silu,
 }
 
 LOSSES = {
@@ -40,7 +41,8 @@ def test_activation(kernels, rng, name):
     z, grad = rng.normal(size=(2, N_SAMPLES, N_OUT))
     y, below = np.empty_like(z), np.empty_like(z)
     kernels.activation_forward(z, CODES[name.upper()], ALPHA, y)
-    kernels.activation_backward(y, grad, CODES[name.upper()], ALPHA, below)
+    row = catalogue.ACTIVATIONS[CODES[name.upper()]]
+    kernels.activation_backward(y if row.from_output else z, grad, row.code, ALPHA, below)
     tensor = torch.tensor(z, requires_grad=True)
     output = ACTIVATIONS[name](tensor)
     output.backward(torch.tensor(grad))
