@@ -1,6 +1,6 @@
 # The functions of elementary.hpp one by one, whose errors the tests measure.
 
-ELEMENTARY_FUNCTIONS = ("exp", "sigmoid", "tanh")
+ELEMENTARY_FUNCTIONS = ("exp", "expm1", "log1p", "normal_cdf", "sigmoid", "tanh")
 
 
 cdef void apply_elementary(
@@ -11,6 +11,15 @@ cdef void apply_elementary(
         for j in range(n):
             out[j] = fast_exp(x[j])
     elif function == 1:
+        for j in range(n):
+            out[j] = fast_expm1(x[j])
+    elif function == 2:
+        for j in range(n):
+            out[j] = fast_log1p(x[j])
+    elif function == 3:
+        for j in range(n):
+            out[j] = fast_normal_cdf(x[j])
+    elif function == 4:
         for j in range(n):
             out[j] = fast_sigmoid(x[j])
     else:

@@ -34,6 +34,10 @@ from .catalogue import CODES, LAYER_COLUMNS
 
 IDENTITY, RELU, LEAKY_RELU = CODES["IDENTITY"], CODES["RELU"], CODES["LEAKY_RELU"]
 SIGMOID, TANH, SILU = CODES["SIGMOID"], CODES["TANH"], CODES["SILU"]
+ELU, CELU, SELU, MISH = CODES["ELU"], CODES["CELU"], CODES["SELU"], CODES["MISH"]
+GELU, GELU_TANH, RELU6 = CODES["GELU"], CODES["GELU_TANH"], CODES["RELU6"]
+SOFTPLUS, SOFTSIGN, HARD_TANH = CODES["SOFTPLUS"], CODES["SOFTSIGN"], CODES["HARD_TANH"]
+HARD_SIGMOID, HARD_SWISH = CODES["HARD_SIGMOID"], CODES["HARD_SWISH"]
 TAKES_Z = CODES["TAKES_Z"]
 QUADRATIC, MSE = CODES["QUADRATIC"], CODES["MSE"]
 CROSS_ENTROPY, BINARY_CROSS_ENTROPY = CODES["CROSS_ENTROPY"], CODES["BINARY_CROSS_ENTROPY"]
@@ -47,7 +51,7 @@ ROW_MULTIPLE = CODES["ROW_MULTIPLE"]
 STORE = -1
 
 # float32 constants leave float32 arithmetic in float32, which Python's numbers do not.
-FAR = np.float32(746)  # exp(−746) is 0 in float64, too
+THREE, SIX, FAR = np.float32(3), np.float32(6), np.float32(746)  # exp(−746) is 0 in float64, too
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 
 NO_COEFFICIENTS, NO_INDICES = np.empty(0), np.empty(0, np.int64)
@@ -66,6 +70,14 @@ TILE_WIDTH = 32
 
 #: Rows from which it pays to transpose the weight for BP2.
 TRANSPOSE_ROWS = 16
+
+# Constants that float32 would round: `_like` brings them to the dtype at hand.
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
+SQRT_2_OVER_PI, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
+SQRT_2, SQRT_2PI = math.sqrt(2), math.sqrt(2 * math.pi)
+
+#: Where functions have reached their limit: exp(−z) is nothing beside 1, and 1 beside z.
+NEAR_ONE, LARGE = np.float32(20), np.float32(2.0**60)
 
 #: Multiply-adds, or updates, that are worth one more thread: about 20 µs, where starting a
 #: team takes 5 µs on an idle machine and some 100 µs on a busy one.
@@ -146,6 +158,16 @@ def _leaky_relu_gradient(y, grad, alpha):
     return grad if y > ZERO else alpha * grad
 
 
+@intrinsic
+def _like(typing_context, number, value):
+    """Return a value in the dtype of a number: float32 stays among its own."""
+
+    def codegen(context, builder, signature, args):
+        return context.cast(builder, args[1], value, number)
+
+    return number(number, value), codegen
+
+
 @_inline
 def _floored(z):
     """Return z, but no −inf: its product with a vanishing factor is then 0 and not NaN."""
@@ -181,6 +203,144 @@ def _silu(z):
 @_inline
 def _silu_gradient(z, grad):
     return grad * _sigmoid(z) * (ONE + _bounded(z) * _sigmoid(-z))
+
+
+@_inline
+def _elu(z, alpha):
+    return z if z > ZERO else alpha * math.expm1(z)
+
+
+@_inline
+def _elu_gradient(y, grad, alpha):
+    return grad if y > ZERO else grad * (y + alpha)
+
+
+@_inline
+def _celu(z, alpha):
+    return z if z > ZERO else alpha * math.expm1(z / alpha)
+
+
+@_inline
+def _celu_gradient(y, grad, alpha):
+    return grad if y > ZERO else grad * (y / alpha + ONE)
+
+
+@_inline
+def _selu(z):
+    return _like(z, SELU_SCALE) * _elu(z, _like(z, SELU_ALPHA))
+
+
+@_inline
+def _selu_gradient(y, grad):
+    below = y + _like(y, SELU_SCALE * SELU_ALPHA)
+    return grad * (_like(y, SELU_SCALE) if y > ZERO else below)
+
+
+@_inline
+def _normal_cdf(z):
+    return _like(z, 0.5 * math.erfc(-z / SQRT_2))
+
+
+@_inline
+def _gelu(z):
+    return _floored(z) * _normal_cdf(z)
+
+
+@_inline
+def _gelu_gradient(z, grad):
+    x = _bounded(z)
+    return grad * (_normal_cdf(z) + x * _like(z, math.exp(-0.5 * x * x) / SQRT_2PI))
+
+
+@_inline
+def _gelu_tanh(z):
+    u = _like(z, SQRT_2_OVER_PI) * (z + _like(z, GELU_CUBE) * (z * z * z))
+    return _floored(z) * _sigmoid(TWO * u)
+
+
+@_inline
+def _gelu_tanh_gradient(z, grad):
+    x = _bounded(z)
+    u = _like(z, SQRT_2_OVER_PI) * (x + _like(z, GELU_CUBE) * (x * x * x))
+    slope = _like(z, SQRT_2_OVER_PI) * (ONE + _like(z, 3 * GELU_CUBE) * (x * x))
+    return grad * _sigmoid(TWO * u) * (ONE + TWO * x * _sigmoid(-TWO * u) * slope)
+
+
+@_inline
+def _mish(z):
+    e = math.exp(NEAR_ONE if z > NEAR_ONE else z)
+    n = e * (e + TWO)
+    return _floored(z) * (n / (n + TWO))
+
+
+@_inline
+def _mish_gradient(z, grad):
+    x = NEAR_ONE if z > NEAR_ONE else _floored(z)
+    e = math.exp(x)
+    n = e * (e + TWO)
+    return grad * ((n + TWO * TWO * x * (e * ((ONE + e) / (n + TWO)))) / (n + TWO))
+
+
+@_inline
+def _softplus(z, beta):
+    x = beta * z
+    return z if x > NEAR_ONE else (_relu(x) + math.log1p(math.exp(-abs(x)))) / beta
+
+
+@_inline
+def _softplus_gradient(z, grad, beta):
+    x = beta * z
+    return grad if x > NEAR_ONE else grad * _sigmoid(x)
+
+
+@_inline
+def _softsign(z):
+    return math.copysign(ONE, z) if abs(z) > LARGE else z / (ONE + abs(z))
+
+
+@_inline
+def _softsign_gradient(y, grad):
+    return grad * ((ONE - abs(y)) * (ONE - abs(y)))
+
+
+@_inline
+def _relu6(z):
+    return SIX if z > SIX else _relu(z)
+
+
+@_inline
+def _relu6_gradient(y, grad):
+    return grad if ZERO < y < SIX else ZERO
+
+
+@_inline
+def _hard_tanh(z):
+    return ONE if z > ONE else -ONE if z < -ONE else z
+
+
+@_inline
+def _hard_tanh_gradient(y, grad):
+    return grad if -ONE < y < ONE else ZERO
+
+
+@_inline
+def _hard_sigmoid(z):
+    return _relu6(z + THREE) / SIX
+
+
+@_inline
+def _hard_sigmoid_gradient(z, grad):
+    return grad / SIX if -THREE < z < THREE else ZERO
+
+
+@_inline
+def _hard_swish(z):
+    return _floored(z) * _hard_sigmoid(z)
+
+
+@_inline
+def _hard_swish_gradient(z, grad):
+    return ZERO if z <= -THREE else grad if z >= THREE else grad * (z / THREE + HALF)
 
 
 @_inline
@@ -525,6 +685,42 @@ def _activate(z, activation, alpha, out):
         elif activation == SILU:
             for j in range(out_row.size):
                 out_row[j] = _silu(z_row[j])
+        elif activation == ELU:
+            for j in range(out_row.size):
+                out_row[j] = _elu(z_row[j], alpha)
+        elif activation == CELU:
+            for j in range(out_row.size):
+                out_row[j] = _celu(z_row[j], alpha)
+        elif activation == SELU:
+            for j in range(out_row.size):
+                out_row[j] = _selu(z_row[j])
+        elif activation == GELU:
+            for j in range(out_row.size):
+                out_row[j] = _gelu(z_row[j])
+        elif activation == GELU_TANH:
+            for j in range(out_row.size):
+                out_row[j] = _gelu_tanh(z_row[j])
+        elif activation == MISH:
+            for j in range(out_row.size):
+                out_row[j] = _mish(z_row[j])
+        elif activation == SOFTPLUS:
+            for j in range(out_row.size):
+                out_row[j] = _softplus(z_row[j], alpha)
+        elif activation == SOFTSIGN:
+            for j in range(out_row.size):
+                out_row[j] = _softsign(z_row[j])
+        elif activation == RELU6:
+            for j in range(out_row.size):
+                out_row[j] = _relu6(z_row[j])
+        elif activation == HARD_TANH:
+            for j in range(out_row.size):
+                out_row[j] = _hard_tanh(z_row[j])
+        elif activation == HARD_SIGMOID:
+            for j in range(out_row.size):
+                out_row[j] = _hard_sigmoid(z_row[j])
+        elif activation == HARD_SWISH:
+            for j in range(out_row.size):
+                out_row[j] = _hard_swish(z_row[j])
 
 
 @_inline
@@ -554,6 +750,42 @@ def _apply_derivative(y_or_z, activation, alpha, grad):
         elif activation == SILU:
             for j in range(grad_row.size):
                 grad_row[j] = _silu_gradient(known[j], grad_row[j])
+        elif activation == ELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _elu_gradient(known[j], grad_row[j], alpha)
+        elif activation == CELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _celu_gradient(known[j], grad_row[j], alpha)
+        elif activation == SELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _selu_gradient(known[j], grad_row[j])
+        elif activation == GELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _gelu_gradient(known[j], grad_row[j])
+        elif activation == GELU_TANH:
+            for j in range(grad_row.size):
+                grad_row[j] = _gelu_tanh_gradient(known[j], grad_row[j])
+        elif activation == MISH:
+            for j in range(grad_row.size):
+                grad_row[j] = _mish_gradient(known[j], grad_row[j])
+        elif activation == SOFTPLUS:
+            for j in range(grad_row.size):
+                grad_row[j] = _softplus_gradient(known[j], grad_row[j], alpha)
+        elif activation == SOFTSIGN:
+            for j in range(grad_row.size):
+                grad_row[j] = _softsign_gradient(known[j], grad_row[j])
+        elif activation == RELU6:
+            for j in range(grad_row.size):
+                grad_row[j] = _relu6_gradient(known[j], grad_row[j])
+        elif activation == HARD_TANH:
+            for j in range(grad_row.size):
+                grad_row[j] = _hard_tanh_gradient(known[j], grad_row[j])
+        elif activation == HARD_SIGMOID:
+            for j in range(grad_row.size):
+                grad_row[j] = _hard_sigmoid_gradient(known[j], grad_row[j])
+        elif activation == HARD_SWISH:
+            for j in range(grad_row.size):
+                grad_row[j] = _hard_swish_gradient(known[j], grad_row[j])
 
 
 @_inner

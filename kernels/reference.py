@@ -24,6 +24,7 @@ Symbols are the lecture's: z = Wa + b, a = σ(z), δ = ∂L/∂z, and the four e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -65,14 +66,83 @@ def _sigmoid(z: Array) -> Array:
     return np.where(z < 0, small, 1) / (1 + small)
 
 
-def _silu_gradient(z: Array, grad: Array) -> Array:
-    z = _bounded(z)
-    return grad * _sigmoid(z) * (1 + z * _sigmoid(-z))
-
-
 def _bounded(z: Array, highest: float = 746) -> Array:
     """Return z, where exp(−|z|) vanishes a number for which it does, too."""
     return np.clip(z, -746, highest)
+
+
+def _silu_gradient(z: Array, grad: Array) -> Array:
+    return grad * _sigmoid(z) * (1 + _bounded(z) * _sigmoid(-z))
+
+
+def _elu(z: Array, alpha: float) -> Array:
+    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
+
+
+def _celu(z: Array, alpha: float) -> Array:
+    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z / alpha, 0)))
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+def _normal_cdf(z: Array) -> Array:
+    return 0.5 * _erfc(-z.astype(np.float64) / math.sqrt(2))
+
+
+def _normal_density(z: Array) -> Array:
+    return np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def _gelu_gradient(z: Array, grad: Array) -> Array:
+    x = _bounded(z.astype(np.float64))
+    return grad * (_normal_cdf(x) + x * _normal_density(x)).astype(z.dtype)
+
+
+def _gelu_tanh(z: Array) -> Array:
+    u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+    return _bounded(z, np.inf) * _sigmoid(2 * u)
+
+
+def _gelu_tanh_gradient(z: Array, grad: Array) -> Array:
+    z = _bounded(z)
+    u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z**2)
+    return grad * _sigmoid(2 * u) * (1 + 2 * z * _sigmoid(-2 * u) * slope)
+
+
+def _tanh_of_softplus(z: Array) -> Array:
+    # tanh(log(1 + e)) = ((1 + e)² − 1) / ((1 + e)² + 1); from z = 20 on it is 1.
+    e = np.exp(np.minimum(z, 20))
+    return e * (e + 2) / (e * (e + 2) + 2)
+
+
+def _mish_gradient(z: Array, grad: Array) -> Array:
+    # With e = exp(z) the second term, z (1 − t²) s, is z · 4e (1 + e) / (e (e + 2) + 2)².
+    z = _bounded(z, 20)
+    e = np.exp(z)
+    n = e * (e + 2)
+    return grad * ((n + 4 * z * (e * ((1 + e) / (n + 2)))) / (n + 2))
+
+
+def _softplus(z: Array, beta: float) -> Array:
+    x = beta * z
+    return np.where(x > 20, z, (np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))) / beta)
+
+
+def _softsign(z: Array) -> Array:
+    size = np.minimum(np.abs(z), 2.0**60)  # beside which 1 is nothing
+    return np.copysign(size / (1 + size), z)
+
+
+def _hard_sigmoid(z: Array) -> Array:
+    return np.clip(z + 3, 0, 6) / 6
+
+
+def _hard_swish_gradient(z: Array, grad: Array) -> Array:
+    return np.where(z <= -3, 0, np.where(z >= 3, grad, grad * (z / 3 + 0.5)))
 
 
 ACTIVATION_VALUES = {
@@ -82,6 +152,18 @@ ACTIVATION_VALUES = {
     CODES["SIGMOID"]: lambda z, alpha: _sigmoid(z),
     CODES["TANH"]: lambda z, alpha: np.tanh(z),
     CODES["SILU"]: lambda z, alpha: _bounded(z, np.inf) * _sigmoid(z),
+    CODES["ELU"]: _elu,
+    CODES["CELU"]: _celu,
+    CODES["SELU"]: lambda z, alpha: SELU_SCALE * _elu(z, SELU_ALPHA),
+    CODES["GELU"]: lambda z, alpha: _bounded(z, np.inf) * _normal_cdf(z),
+    CODES["GELU_TANH"]: lambda z, alpha: _gelu_tanh(z),
+    CODES["MISH"]: lambda z, alpha: _bounded(z, np.inf) * _tanh_of_softplus(z),
+    CODES["SOFTPLUS"]: _softplus,
+    CODES["SOFTSIGN"]: lambda z, alpha: _softsign(z),
+    CODES["RELU6"]: lambda z, alpha: np.clip(z, 0, 6),
+    CODES["HARD_TANH"]: lambda z, alpha: np.clip(z, -1, 1),
+    CODES["HARD_SIGMOID"]: lambda z, alpha: _hard_sigmoid(z),
+    CODES["HARD_SWISH"]: lambda z, alpha: _bounded(z, np.inf) * _hard_sigmoid(z),
 }
 
 ACTIVATION_GRADIENTS = {
@@ -91,6 +173,22 @@ ACTIVATION_GRADIENTS = {
     CODES["SIGMOID"]: lambda y, grad, alpha: grad * (y * (1 - y)),
     CODES["TANH"]: lambda y, grad, alpha: grad * (1 - y * y),
     CODES["SILU"]: lambda z, grad, alpha: _silu_gradient(z, grad),
+    CODES["ELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 1, y + alpha),
+    CODES["CELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 1, y / alpha + 1),
+    CODES["SELU"]: lambda y, grad, alpha: (
+        grad * np.where(y > 0, SELU_SCALE, y + SELU_SCALE * SELU_ALPHA)
+    ),
+    CODES["GELU"]: lambda z, grad, alpha: _gelu_gradient(z, grad),
+    CODES["GELU_TANH"]: lambda z, grad, alpha: _gelu_tanh_gradient(z, grad),
+    CODES["MISH"]: lambda z, grad, alpha: _mish_gradient(z, grad),
+    CODES["SOFTPLUS"]: lambda z, grad, alpha: (
+        grad * np.where(alpha * z > 20, 1, _sigmoid(alpha * z))
+    ),
+    CODES["SOFTSIGN"]: lambda y, grad, alpha: grad * (1 - np.abs(y)) ** 2,
+    CODES["RELU6"]: lambda y, grad, alpha: np.where((y > 0) & (y < 6), grad, 0),
+    CODES["HARD_TANH"]: lambda y, grad, alpha: np.where((y > -1) & (y < 1), grad, 0),
+    CODES["HARD_SIGMOID"]: lambda z, grad, alpha: np.where((z > -3) & (z < 3), grad / 6, 0),
+    CODES["HARD_SWISH"]: lambda z, grad, alpha: _hard_swish_gradient(z, grad),
 }
 
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="parity with PyTorch is checked wher
 functional = torch.nn.functional
 
 N_SAMPLES, N_OUT = 9, 7
-ALPHA = 0.2
+ALPHA = 0.25  # PyTorch's CELU rounds 1/α to float32
 
 ACTIVATIONS = {
     "identity": lambda z: z.clone(),
@@ -21,6 +21,19 @@ ACTIVATIONS = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "silu": functional.silu,
+    "elu": lambda z: functional.elu(z, ALPHA),
+    "celu": lambda z: functional.celu(z, ALPHA),
+    "selu": functional.selu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda z: functional.gelu(z, approximate="tanh"),
+    "mish": functional.mish,
+    "softplus": lambda z: functional.softplus(z, ALPHA),
+    "softsign": functional.softsign,
+    "relu6": functional.relu6,
+    "hard_tanh": functional.hardtanh,
+    # Its own hardsigmoid rounds the derivative 1/6 to float32.
+    "hard_sigmoid": lambda z: functional.relu6(z + 3) / 6,
+    "hard_swish": functional.hardswish,
 }
 
 LOSSES = {
