@@ -127,6 +127,48 @@ def test_activation_backward_at_edge_values(compare, dtype, activation):
     compare_activation_backward(compare, y_or_z, grad, activation)
 
 
+#: σ(−inf), σ(inf), σ'(−inf) and σ'(inf): the limits, also where they are of the form 0 · inf.
+SELU_LIMIT = -1.0507009873554805 * 1.6732632423543772
+LIMITS = {
+    "identity": (-np.inf, np.inf, 1, 1),
+    "relu": (0, np.inf, 0, 1),
+    "leaky_relu": (-np.inf, np.inf, ALPHA, 1),
+    "sigmoid": (0, 1, 0, 0),
+    "tanh": (-1, 1, 0, 0),
+    "silu": (0, np.inf, 0, 1),
+    "elu": (-ALPHA, np.inf, 0, 1),
+    "celu": (-ALPHA, np.inf, 0, 1),
+    "selu": (SELU_LIMIT, np.inf, 0, 1.0507009873554805),
+    "gelu": (0, np.inf, 0, 1),
+    "gelu_tanh": (0, np.inf, 0, 1),
+    "mish": (0, np.inf, 0, 1),
+    "softplus": (0, np.inf, 0, 1),
+    "softsign": (-1, 1, 0, 0),
+    "relu6": (0, 6, 0, 0),
+    "hard_tanh": (-1, 1, 0, 0),
+    "hard_sigmoid": (0, 1, 0, 0),
+    "hard_swish": (0, np.inf, 0, 1),
+}
+
+
+@pytest.mark.parametrize("row", ACTIVATIONS, ids=lambda row: row.name)
+def test_activation_at_infinity(kernels, dtype, row):
+    z = np.array([[-np.inf, np.inf]], dtype)
+    y, slope = np.empty_like(z), np.empty_like(z)
+    kernels.activation_forward(z, row.code, ALPHA, y)
+    known = y if row.from_output else z
+    kernels.activation_backward(known, np.ones_like(z), row.code, ALPHA, slope)
+    tolerance = 2 * np.finfo(dtype).eps
+    np.testing.assert_allclose(np.append(y, slope), LIMITS[row.name], tolerance, tolerance)
+
+
+@every_activation
+def test_activation_of_nan_is_nan(kernels, dtype, activation):
+    z = np.full((1, 17), np.nan, dtype)
+    kernels.activation_forward(z, activation, ALPHA, z)
+    assert np.isnan(z).all()
+
+
 @every_activation
 def test_activation_in_place(kernels, rng, dtype, activation):
     z, grad = normal(rng, dtype, 5, 33), normal(rng, dtype, 5, 33)

@@ -63,6 +63,29 @@ def test_activation(kernels, rng, name):
     assert_same(below, tensor.grad)
 
 
+@pytest.mark.parametrize("row", catalogue.ACTIVATIONS, ids=lambda row: row.name)
+def test_activation_at_edge_values(kernels, dtype, row):
+    """Kinks and their neighbourhood, signed zeros, subnormals and large numbers.
+
+    Not NaN and ±inf, where PyTorch has NaN in places of limits, for 0 · inf; what the
+    kernels have there is checked without it.
+    """
+    info = np.finfo(dtype)
+    sizes = [0, info.smallest_subnormal, info.tiny, info.eps, 1, 20, 20 / ALPHA, 30, 1e4]
+    near_kinks = [kink + step for kink in row.kinks for step in (-1e-3, 0, 1e-3)]
+    z = np.array([*sizes, *(-size for size in sizes), *near_kinks], dtype)[None]
+    y, below = np.empty_like(z), np.empty_like(z)
+    kernels.activation_forward(z, row.code, ALPHA, y)
+    known = y if row.from_output else z
+    kernels.activation_backward(known, np.ones_like(z), row.code, ALPHA, below)
+    tensor = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+    output = ACTIVATIONS[row.name](tensor)
+    output.sum().backward()
+    tolerance = 1e-12 if dtype == np.float64 else 2e-6
+    for actual, expected in ((y, output.detach()), (below, tensor.grad)):
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
 def test_loss(kernels, draw_target, rng, objective):
     name, as_labels = objective["loss"], objective["as_labels"]
     code = CODES[name.upper()]
