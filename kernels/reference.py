@@ -604,7 +604,8 @@ def _activations(
     layers: Indices, alphas: Array, parameters: Array, x: Array
 ) -> tuple[list[Array], list[Array]]:
     """Return x and the output of every layer, and what each layer's σ' takes, y or z."""
-    outputs, known = [x], []
+    outputs: list[Array] = [x]
+    known: list[Array] = []
     views = _layer_views(layers, parameters)
     for (weight, bias, activation), alpha in zip(views, alphas, strict=True):
         z = outputs[-1] @ weight + bias
