@@ -13,8 +13,8 @@ from .kernels import catalogue
 
 __all__ = ["ACTIVATIONS", "check_alpha", "get", "sigmoid", "softmax"]
 
-#: Rows of the catalogue by name.
-ACTIVATIONS = {row.name: row for row in catalogue.ACTIVATIONS}
+#: Rows of the catalogue by name and by other names.
+ACTIVATIONS = {name: row for row in catalogue.ACTIVATIONS for name in (row.name, *row.aliases)}
 
 
 def get(name: str, argument: str = "activation") -> catalogue.Activation:
@@ -53,8 +53,9 @@ def check_alpha(activation: catalogue.Activation, alpha: float | None) -> float 
     Returns
     -------
     float or None
-        At least 0, because a derivative that is taken from the output needs an output
-        of the input's sign; None if the activation has no parameter.
+        In the range that the activation's row names: not below 0, because a derivative
+        that is taken from the output needs an output of the input's sign. None if the
+        activation has no parameter.
 
     Raises
     ------
@@ -65,7 +66,7 @@ def check_alpha(activation: catalogue.Activation, alpha: float | None) -> float 
         return activation.alpha
     if activation.alpha is None:
         raise ValueError(f"alpha must be None for {activation.name!r}, got {alpha!r}")
-    return _validation.check_real("alpha", alpha, "[0, inf)")
+    return _validation.check_real("alpha", alpha, activation.alpha_range)
 
 
 def softmax(logits: ArrayLike) -> NDArray[Any]:

@@ -30,10 +30,10 @@ class Dense:
     initializer : str or callable, optional
         How to draw W: a name of :data:`fastmlp.initializers.INITIALIZERS` or a function
         ``(generator, n_in, n_out) -> array (n_out, n_in)``. The default suits the
-        activation: He for ReLUs, else Glorot. Biases start at 0.
+        activation, see :func:`fastmlp.initializers.default`. Biases start at 0.
     alpha : float, optional
-        Parameter of σ, such as the slope of ``"leaky_relu"`` below 0, which defaults to
-        0.01. None if σ has none.
+        Parameter of σ: the slope of ``"leaky_relu"`` below 0 (default 0.01), α of
+        ``"elu"`` and ``"celu"``, β of ``"softplus"`` (default 1). None if σ has none.
 
     Raises
     ------
@@ -78,7 +78,11 @@ class Dense:
         TypeError, ValueError
             If a user's initialiser returns something else.
         """
-        initializer = initializers.get(self.initializer or self.activation_row.initializer)
+        initializer = (
+            initializers.default(self.activation_row, self.alpha)
+            if self.initializer is None
+            else initializers.get(self.initializer)
+        )
         weight = real_array("initializer's result", initializer(generator, self.n_in, self.n_out))
         if weight.shape != (self.n_out, self.n_in):
             raise ValueError(

@@ -111,16 +111,17 @@ def activation_forward(cnp.ndarray z, int activation, double alpha, cnp.ndarray 
 
 
 def activation_backward(
-    cnp.ndarray y, cnp.ndarray grad, int activation, double alpha, cnp.ndarray out
+    cnp.ndarray y_or_z, cnp.ndarray grad, int activation, double alpha, cnp.ndarray out
 ):
     """Multiply a gradient by the activation's derivative: grad ⊙ σ' (the right of BP1, BP2)."""
-    cdef Matrix outputs = matrix_of(y, y), source = matrix_of(grad, y), sink = writable(out, y)
-    cdef bint single = is_single(y)
+    cdef Matrix known = matrix_of(y_or_z, y_or_z), source = matrix_of(grad, y_or_z)
+    cdef Matrix sink = writable(out, y_or_z)
+    cdef bint single = is_single(y_or_z)
     with nogil:
         if single:
-            differentiate_rows(outputs, source, activation, <float> alpha, sink)
+            differentiate_rows(known, source, activation, <float> alpha, sink)
         else:
-            differentiate_rows(outputs, source, activation, alpha, sink)
+            differentiate_rows(known, source, activation, alpha, sink)
 
 
 def softmax_forward(cnp.ndarray z, cnp.ndarray out):
@@ -183,7 +184,7 @@ def dense_forward_single(
 def dense_backward_input(
     cnp.ndarray delta,
     cnp.ndarray weight,
-    cnp.ndarray y,
+    cnp.ndarray y_or_z,
     int activation,
     double alpha,
     cnp.ndarray out,
@@ -192,43 +193,43 @@ def dense_backward_input(
 ):
     """Carry δ down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
     cdef Matrix source = matrix_of(delta, delta), w = matrix_of(weight, delta)
-    cdef Matrix outputs = matrix_of(y, delta), sink = writable(out, delta)
+    cdef Matrix known = matrix_of(y_or_z, delta), sink = writable(out, delta)
     cdef void* scratch = writable(workspace, delta).data
     cdef bint single = is_single(delta)
     with nogil, parallel(num_threads=n_threads):
         if single:
             backward_input_tiles(
-                source, w, outputs, activation, <float> alpha, sink, scratch, threadid(),
+                source, w, known, activation, <float> alpha, sink, scratch, threadid(),
                 team_size(),
             )
         else:
             backward_input_tiles(
-                source, w, outputs, activation, alpha, sink, scratch, threadid(), team_size()
+                source, w, known, activation, alpha, sink, scratch, threadid(), team_size()
             )
 
 
 def dense_backward_input_single(
     cnp.ndarray delta,
     cnp.ndarray weight,
-    cnp.ndarray y,
+    cnp.ndarray y_or_z,
     int activation,
     double alpha,
     cnp.ndarray out,
 ):
     """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
     cdef void* source = matrix_of(delta, delta).data
-    cdef void* outputs = matrix_of(y, delta).data
+    cdef void* known = matrix_of(y_or_z, delta).data
     cdef void* sink = writable(out, delta).data
     cdef Matrix w = matrix_of(weight, delta)
     cdef bint single = is_single(delta)
     with nogil:
         if single:
             backward_input_single(
-                <float*> source, w, <float*> outputs, activation, <float> alpha, <float*> sink
+                <float*> source, w, <float*> known, activation, <float> alpha, <float*> sink
             )
         else:
             backward_input_single(
-                <double*> source, w, <double*> outputs, activation, alpha, <double*> sink
+                <double*> source, w, <double*> known, activation, alpha, <double*> sink
             )
 
 
@@ -517,3 +518,4 @@ def network_train(
 
 
 include "_ceilings.pxi"
+include "_elementary.pxi"

@@ -153,15 +153,23 @@ cdef void activate_rows(Matrix z, int activation, floating alpha, Matrix out) no
         )
 
 
+cdef inline void copy_row(const floating* source, Py_ssize_t n, floating* sink) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        sink[j] = source[j]
+
+
 cdef void differentiate_rows(
-    Matrix y, Matrix grad, int activation, floating alpha, Matrix out
+    Matrix y_or_z, Matrix grad, int activation, floating alpha, Matrix out
 ) noexcept nogil:
     cdef Py_ssize_t row
-    for row in range(y.rows):
+    cdef floating* sink
+    for row in range(out.rows):
+        sink = <floating*> out.data + row * out.stride
+        copy_row(<const floating*> grad.data + row * grad.stride, out.columns, sink)
         apply_derivative(
-            <const floating*> y.data + row * y.stride,
-            <const floating*> grad.data + row * grad.stride, y.columns, activation, alpha,
-            <floating*> out.data + row * out.stride,
+            <const floating*> y_or_z.data + row * y_or_z.stride, out.columns, activation, alpha,
+            sink,
         )
 
 
@@ -218,7 +226,7 @@ cdef void forward_tiles(
 cdef void backward_input_tiles(
     Matrix delta,
     Matrix weight,
-    Matrix y,
+    Matrix y_or_z,
     int activation,
     floating alpha,
     Matrix out,
@@ -226,7 +234,7 @@ cdef void backward_input_tiles(
     int thread,
     int n_threads,
 ) noexcept nogil:
-    """Compute this thread's tiles of δWᵀ ⊙ σ'(y) (BP2)."""
+    """Compute this thread's tiles of δWᵀ ⊙ σ' (BP2); out may be y_or_z."""
     cdef floating sums[TILE_SIZE]
     cdef floating start[PANEL_WIDTH]
     cdef Py_ssize_t width = tile_columns(sums)
@@ -236,7 +244,8 @@ cdef void backward_input_tiles(
     cdef floating* zeros = start_at_zero(start)
     cdef Py_ssize_t tile, column, row, rows, r, j, columns = 0, current = -1
     cdef floating* panel = <floating*> workspace + thread * weight.columns * PANEL_ROOM
-    cdef const floating* outputs
+    cdef const floating* known
+    cdef floating* grad
     cdef floating* sink
     for tile in range(grid.first, grid.last):
         column = start_of(grid, tile // grid.row_tiles, sums)
@@ -250,13 +259,12 @@ cdef void backward_input_tiles(
             zeros, <const floating*> delta.data + row * delta.stride, delta.stride, 1, panel,
             width, weight.columns, sums, rows, columns,
         )
-        outputs = <const floating*> y.data + row * y.stride + column
+        known = <const floating*> y_or_z.data + row * y_or_z.stride + column
         sink = <floating*> out.data + row * out.stride + column
         for r in range(rows):
-            apply_derivative(
-                outputs + r * y.stride, sums + r * width, columns, activation, alpha,
-                sink + r * out.stride,
-            )
+            grad = sums + r * width
+            apply_derivative(known + r * y_or_z.stride, columns, activation, alpha, grad)
+            copy_row(grad, columns, sink + r * out.stride)
 
 
 cdef void backward_weight_tiles(
@@ -383,16 +391,27 @@ cdef void forward_single(
 cdef void backward_input_single(
     const floating* delta,
     Matrix weight,
-    const floating* y,
+    const floating* y_or_z,
     int activation,
     floating alpha,
     floating* out,
 ) noexcept nogil:
-    """Compute δWᵀ ⊙ σ'(y) of one sample (BP2): a dot product with each row of W."""
-    cdef Py_ssize_t k
-    for k in range(weight.rows):
-        out[k] = dot(<const floating*> weight.data + k * weight.stride, delta, weight.columns)
-    apply_derivative(y, out, weight.rows, activation, alpha, out)
+    """Compute δWᵀ ⊙ σ' of one sample (BP2): a dot product with each row of W.
+
+    out may be y_or_z, so a block of products waits until it has been read.
+    """
+    cdef floating grad[WIDE_TILE_SIZE]
+    cdef Py_ssize_t width = wide_tile_columns(grad)
+    cdef Py_ssize_t block, first, rows, k
+    cdef const floating* source
+    for block in range(ceil_divide(weight.rows, width)):
+        first = block * width
+        rows = min(width, weight.rows - first)
+        source = <const floating*> weight.data + first * weight.stride
+        for k in range(rows):
+            grad[k] = dot(source + k * weight.stride, delta, weight.columns)
+        apply_derivative(y_or_z + first, rows, activation, alpha, grad)
+        copy_row(grad, rows, out + first)
 
 
 cdef void backward_weight_single(

@@ -71,20 +71,25 @@ cdef inline Matrix bias_in(const int64_t* layer, void* arena, floating* kind) no
     return matrix_at(arena, layer[BIAS], 1, layer[N_OUT], layer[STRIDE], kind)
 
 
+cdef inline int activation_of(const Network* net, Py_ssize_t index) noexcept nogil:
+    return <int> layer_of(net, index)[ACTIVATION]
+
+
 cdef inline void forward_layer(
-    const Network* net, Py_ssize_t index, Matrix x, Matrix out, floating* panel, bint single
+    const Network* net, Py_ssize_t index, int activation, Matrix x, Matrix out, floating* panel,
+    bint single,
 ) noexcept nogil:
-    """Run a layer on rows of one thread."""
+    """Run a layer, or for IDENTITY its z only, on rows of one thread."""
     cdef const int64_t* layer = layer_of(net, index)
     cdef Matrix weight = weight_in(layer, net.parameters, panel)
     cdef Matrix bias = bias_in(layer, net.parameters, panel)
     cdef floating alpha = <floating> net.alphas[index]
     if single:
         forward_single(
-            <const floating*> x.data, weight, bias, layer[ACTIVATION], alpha, <floating*> out.data
+            <const floating*> x.data, weight, bias, activation, alpha, <floating*> out.data
         )
     else:
-        forward_tiles(x, weight, bias, layer[ACTIVATION], alpha, out, panel, 0, 1)
+        forward_tiles(x, weight, bias, activation, alpha, out, panel, 0, 1)
 
 
 # --- Forward: blocks of rows go through all layers ----------------------------------------
@@ -116,7 +121,8 @@ cdef void forward_blocks(
                     padded(n_out, workspace), workspace,
                 )
             forward_layer(
-                net, index, source, sink, workspace + 2 * activation_size, x.rows == 1
+                net, index, activation_of(net, index), source, sink,
+                workspace + 2 * activation_size, x.rows == 1,
             )
             source = sink
 
@@ -302,20 +308,20 @@ cdef inline void gather_rows(const Data* batch, Matrix out, floating* kind) noex
 
 
 cdef void carry_delta(
-    const Network* net, Py_ssize_t index, Matrix delta, Matrix y, Matrix out, floating* panel,
-    bint single,
+    const Network* net, Py_ssize_t index, Matrix delta, Matrix y_or_z, Matrix out,
+    floating* panel, bint single,
 ) noexcept nogil:
     """Carry δ of one thread's rows from a layer to the one below (BP2)."""
     cdef Matrix weight = weight_in(layer_of(net, index), net.parameters, panel)
-    cdef int activation = layer_of(net, index - 1)[ACTIVATION]
+    cdef int activation = activation_of(net, index - 1)
     cdef floating alpha = <floating> net.alphas[index - 1]
     if single:
         backward_input_single(
-            <const floating*> delta.data, weight, <const floating*> y.data, activation, alpha,
-            <floating*> out.data,
+            <const floating*> delta.data, weight, <const floating*> y_or_z.data, activation,
+            alpha, <floating*> out.data,
         )
     else:
-        backward_input_tiles(delta, weight, y, activation, alpha, out, panel, 0, 1)
+        backward_input_tiles(delta, weight, y_or_z, activation, alpha, out, panel, 0, 1)
 
 
 cdef inline Data part_of(
@@ -336,6 +342,19 @@ cdef inline Data part_of(
     return part
 
 
+cdef void forward_layer_for_gradient(
+    const Network* net, Py_ssize_t index, Matrix x, Matrix out, Matrix delta, floating* panel,
+    bint single,
+) noexcept nogil:
+    """Run a layer on rows; where BP2 will want z, it stays in the place of δ until δ comes."""
+    cdef int activation = activation_of(net, index)
+    if takes_z(activation):
+        forward_layer(net, index, IDENTITY, x, delta, panel, single)
+        activate_rows(delta, activation, <floating> net.alphas[index], out)
+    else:
+        forward_layer(net, index, activation, x, out, panel, single)
+
+
 cdef void sweep_rows(
     const Network* net, const Data* batch, Py_ssize_t first, Py_ssize_t last,
     floating* workspace, floating* panel,
@@ -347,21 +366,28 @@ cdef void sweep_rows(
     cdef Matrix output, delta, below
     if batch.order is not NULL:
         gather_rows(&part, source, workspace)
-    for index in range(net.n_layers):
+    for index in range(top):
         output = rows_between(output_of(net, index, n, False, workspace), first, last, workspace)
-        forward_layer(net, index, source, output, panel, n == 1)
+        delta = rows_between(output_of(net, index, n, True, workspace), first, last, workspace)
+        forward_layer_for_gradient(net, index, source, output, delta, panel, n == 1)
         source = output
-    losses_of_rows(&part, output, losses_in(net, n, workspace) + first)
+    output = rows_between(output_of(net, top, n, False, workspace), first, last, workspace)
     delta = rows_between(output_of(net, top, n, True, workspace), first, last, workspace)
+    forward_layer(net, top, activation_of(net, top), source, output, panel, n == 1)
+    losses_of_rows(&part, output, losses_in(net, n, workspace) + first)
     loss_gradients_of_rows(&part, output, delta, workspace)
+    if takes_z(activation_of(net, top)):  # y has given its loss: z takes its place
+        forward_layer(net, top, IDENTITY, source, output, panel, n == 1)
     differentiate_rows(  # BP1
-        output, delta, layer_of(net, top)[ACTIVATION], <floating> net.alphas[top], delta
+        output, delta, activation_of(net, top), <floating> net.alphas[top], delta
     )
     for index in range(top, 0, -1):
-        output = rows_between(
-            output_of(net, index - 1, n, False, workspace), first, last, workspace
-        )
         below = rows_between(output_of(net, index - 1, n, True, workspace), first, last, workspace)
+        output = below
+        if not takes_z(activation_of(net, index - 1)):
+            output = rows_between(
+                output_of(net, index - 1, n, False, workspace), first, last, workspace
+            )
         carry_delta(net, index, delta, output, below, panel, n == 1)
         delta = below
 

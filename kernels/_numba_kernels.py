@@ -33,7 +33,12 @@ from . import arena
 from .catalogue import CODES, LAYER_COLUMNS
 
 IDENTITY, RELU, LEAKY_RELU = CODES["IDENTITY"], CODES["RELU"], CODES["LEAKY_RELU"]
-SIGMOID, TANH = CODES["SIGMOID"], CODES["TANH"]
+SIGMOID, TANH, SILU = CODES["SIGMOID"], CODES["TANH"], CODES["SILU"]
+ELU, CELU, SELU, MISH = CODES["ELU"], CODES["CELU"], CODES["SELU"], CODES["MISH"]
+GELU, GELU_TANH, RELU6 = CODES["GELU"], CODES["GELU_TANH"], CODES["RELU6"]
+SOFTPLUS, SOFTSIGN, HARD_TANH = CODES["SOFTPLUS"], CODES["SOFTSIGN"], CODES["HARD_TANH"]
+HARD_SIGMOID, HARD_SWISH = CODES["HARD_SIGMOID"], CODES["HARD_SWISH"]
+TAKES_Z = CODES["TAKES_Z"]
 QUADRATIC, MSE = CODES["QUADRATIC"], CODES["MSE"]
 CROSS_ENTROPY, BINARY_CROSS_ENTROPY = CODES["CROSS_ENTROPY"], CODES["BINARY_CROSS_ENTROPY"]
 SGD, MOMENTUM, ADAM = CODES["SGD"], CODES["MOMENTUM"], CODES["ADAM"]
@@ -46,6 +51,7 @@ ROW_MULTIPLE = CODES["ROW_MULTIPLE"]
 STORE = -1
 
 # float32 constants leave float32 arithmetic in float32, which Python's numbers do not.
+THREE, SIX, FAR = np.float32(3), np.float32(6), np.float32(746)  # exp(−746) is 0 in float64, too
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 
 NO_COEFFICIENTS, NO_INDICES = np.empty(0), np.empty(0, np.int64)
@@ -64,6 +70,14 @@ TILE_WIDTH = 32
 
 #: Rows from which it pays to transpose the weight for BP2.
 TRANSPOSE_ROWS = 16
+
+# Constants that float32 would round: `_like` brings them to the dtype at hand.
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
+SQRT_2_OVER_PI, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
+SQRT_2, SQRT_2PI = math.sqrt(2), math.sqrt(2 * math.pi)
+
+#: Where functions have reached their limit: exp(−z) is nothing beside 1, and 1 beside z.
+NEAR_ONE, LARGE = np.float32(20), np.float32(2.0**60)
 
 #: Multiply-adds, or updates, that are worth one more thread: about 20 µs, where starting a
 #: team takes 5 µs on an idle machine and some 100 µs on a busy one.
@@ -144,6 +158,27 @@ def _leaky_relu_gradient(y, grad, alpha):
     return grad if y > ZERO else alpha * grad
 
 
+@intrinsic
+def _like(typing_context, number, value):
+    """Return a value in the dtype of a number: float32 stays among its own."""
+
+    def codegen(context, builder, signature, args):
+        return context.cast(builder, args[1], value, number)
+
+    return number(number, value), codegen
+
+
+@_inline
+def _floored(z):
+    """Return z, but no −inf: its product with a vanishing factor is then 0 and not NaN."""
+    return -FAR if z < -FAR else z
+
+
+@_inline
+def _bounded(z):
+    return FAR if z > FAR else _floored(z)
+
+
 @_inline
 def _sigmoid(z):
     small = math.exp(-abs(z))
@@ -158,6 +193,154 @@ def _sigmoid_gradient(y, grad):
 @_inline
 def _tanh_gradient(y, grad):
     return grad * (ONE - y * y)
+
+
+@_inline
+def _silu(z):
+    return _floored(z) * _sigmoid(z)
+
+
+@_inline
+def _silu_gradient(z, grad):
+    return grad * _sigmoid(z) * (ONE + _bounded(z) * _sigmoid(-z))
+
+
+@_inline
+def _elu(z, alpha):
+    return z if z > ZERO else alpha * math.expm1(z)
+
+
+@_inline
+def _elu_gradient(y, grad, alpha):
+    return grad if y > ZERO else grad * (y + alpha)
+
+
+@_inline
+def _celu(z, alpha):
+    return z if z > ZERO else alpha * math.expm1(z / alpha)
+
+
+@_inline
+def _celu_gradient(y, grad, alpha):
+    return grad if y > ZERO else grad * (y / alpha + ONE)
+
+
+@_inline
+def _selu(z):
+    return _like(z, SELU_SCALE) * _elu(z, _like(z, SELU_ALPHA))
+
+
+@_inline
+def _selu_gradient(y, grad):
+    below = y + _like(y, SELU_SCALE * SELU_ALPHA)
+    return grad * (_like(y, SELU_SCALE) if y > ZERO else below)
+
+
+@_inline
+def _normal_cdf(z):
+    return _like(z, 0.5 * math.erfc(-z / SQRT_2))
+
+
+@_inline
+def _gelu(z):
+    return _floored(z) * _normal_cdf(z)
+
+
+@_inline
+def _gelu_gradient(z, grad):
+    x = _bounded(z)
+    return grad * (_normal_cdf(z) + x * _like(z, math.exp(-0.5 * x * x) / SQRT_2PI))
+
+
+@_inline
+def _gelu_tanh(z):
+    u = _like(z, SQRT_2_OVER_PI) * (z + _like(z, GELU_CUBE) * (z * z * z))
+    return _floored(z) * _sigmoid(TWO * u)
+
+
+@_inline
+def _gelu_tanh_gradient(z, grad):
+    x = _bounded(z)
+    u = _like(z, SQRT_2_OVER_PI) * (x + _like(z, GELU_CUBE) * (x * x * x))
+    slope = _like(z, SQRT_2_OVER_PI) * (ONE + _like(z, 3 * GELU_CUBE) * (x * x))
+    return grad * _sigmoid(TWO * u) * (ONE + TWO * x * _sigmoid(-TWO * u) * slope)
+
+
+@_inline
+def _mish(z):
+    e = math.exp(NEAR_ONE if z > NEAR_ONE else z)
+    n = e * (e + TWO)
+    return _floored(z) * (n / (n + TWO))
+
+
+@_inline
+def _mish_gradient(z, grad):
+    x = NEAR_ONE if z > NEAR_ONE else _floored(z)
+    e = math.exp(x)
+    n = e * (e + TWO)
+    return grad * ((n + TWO * TWO * x * (e * ((ONE + e) / (n + TWO)))) / (n + TWO))
+
+
+@_inline
+def _softplus(z, beta):
+    x = beta * z
+    return z if x > NEAR_ONE else (_relu(x) + math.log1p(math.exp(-abs(x)))) / beta
+
+
+@_inline
+def _softplus_gradient(z, grad, beta):
+    x = beta * z
+    return grad if x > NEAR_ONE else grad * _sigmoid(x)
+
+
+@_inline
+def _softsign(z):
+    return math.copysign(ONE, z) if abs(z) > LARGE else z / (ONE + abs(z))
+
+
+@_inline
+def _softsign_gradient(y, grad):
+    return grad * ((ONE - abs(y)) * (ONE - abs(y)))
+
+
+@_inline
+def _relu6(z):
+    return SIX if z > SIX else _relu(z)
+
+
+@_inline
+def _relu6_gradient(y, grad):
+    return grad if ZERO < y < SIX else ZERO
+
+
+@_inline
+def _hard_tanh(z):
+    return ONE if z > ONE else -ONE if z < -ONE else z
+
+
+@_inline
+def _hard_tanh_gradient(y, grad):
+    return grad if -ONE < y < ONE else ZERO
+
+
+@_inline
+def _hard_sigmoid(z):
+    return _relu6(z + THREE) / SIX
+
+
+@_inline
+def _hard_sigmoid_gradient(z, grad):
+    return grad / SIX if -THREE < z < THREE else ZERO
+
+
+@_inline
+def _hard_swish(z):
+    return _floored(z) * _hard_sigmoid(z)
+
+
+@_inline
+def _hard_swish_gradient(z, grad):
+    return ZERO if z <= -THREE else grad if z >= THREE else grad * (z / THREE + HALF)
 
 
 @_inline
@@ -459,6 +642,12 @@ def _copy(vector, out):
 
 
 @_inline
+def _copy_rows(matrix, out):
+    for i in range(out.shape[0]):
+        _copy(_row(matrix, i), _row(out, i))
+
+
+@_inline
 def _set(vector, value):
     for i in range(vector.size):
         vector[i] = value
@@ -493,28 +682,110 @@ def _activate(z, activation, alpha, out):
         elif activation == TANH:
             for j in range(out_row.size):
                 out_row[j] = math.tanh(z_row[j])
+        elif activation == SILU:
+            for j in range(out_row.size):
+                out_row[j] = _silu(z_row[j])
+        elif activation == ELU:
+            for j in range(out_row.size):
+                out_row[j] = _elu(z_row[j], alpha)
+        elif activation == CELU:
+            for j in range(out_row.size):
+                out_row[j] = _celu(z_row[j], alpha)
+        elif activation == SELU:
+            for j in range(out_row.size):
+                out_row[j] = _selu(z_row[j])
+        elif activation == GELU:
+            for j in range(out_row.size):
+                out_row[j] = _gelu(z_row[j])
+        elif activation == GELU_TANH:
+            for j in range(out_row.size):
+                out_row[j] = _gelu_tanh(z_row[j])
+        elif activation == MISH:
+            for j in range(out_row.size):
+                out_row[j] = _mish(z_row[j])
+        elif activation == SOFTPLUS:
+            for j in range(out_row.size):
+                out_row[j] = _softplus(z_row[j], alpha)
+        elif activation == SOFTSIGN:
+            for j in range(out_row.size):
+                out_row[j] = _softsign(z_row[j])
+        elif activation == RELU6:
+            for j in range(out_row.size):
+                out_row[j] = _relu6(z_row[j])
+        elif activation == HARD_TANH:
+            for j in range(out_row.size):
+                out_row[j] = _hard_tanh(z_row[j])
+        elif activation == HARD_SIGMOID:
+            for j in range(out_row.size):
+                out_row[j] = _hard_sigmoid(z_row[j])
+        elif activation == HARD_SWISH:
+            for j in range(out_row.size):
+                out_row[j] = _hard_swish(z_row[j])
+
+
+@_inline
+def _takes_z(activation):
+    """Return whether the derivative is taken from z rather than from y."""
+    return TAKES_Z >> activation & 1 == 1
 
 
 @_inner
-def _activate_gradient(y, grad, activation, alpha, out):
-    """Multiply every element of a gradient by σ'; `out` may be `grad`."""
-    alpha = y.dtype.type(alpha)
-    for i in range(out.shape[0]):
-        y_row, grad_row, out_row = _row(y, i), _row(grad, i), _row(out, i)
-        if activation == IDENTITY:
-            _copy(grad_row, out_row)
-        elif activation == RELU:
-            for j in range(out_row.size):
-                out_row[j] = _relu_gradient(y_row[j], grad_row[j])
+def _apply_derivative(y_or_z, activation, alpha, grad):
+    """Multiply every element of a gradient by σ', in place."""
+    alpha = grad.dtype.type(alpha)
+    for i in range(grad.shape[0]):
+        known, grad_row = _row(y_or_z, i), _row(grad, i)
+        if activation == RELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _relu_gradient(known[j], grad_row[j])
         elif activation == LEAKY_RELU:
-            for j in range(out_row.size):
-                out_row[j] = _leaky_relu_gradient(y_row[j], grad_row[j], alpha)
+            for j in range(grad_row.size):
+                grad_row[j] = _leaky_relu_gradient(known[j], grad_row[j], alpha)
         elif activation == SIGMOID:
-            for j in range(out_row.size):
-                out_row[j] = _sigmoid_gradient(y_row[j], grad_row[j])
+            for j in range(grad_row.size):
+                grad_row[j] = _sigmoid_gradient(known[j], grad_row[j])
         elif activation == TANH:
-            for j in range(out_row.size):
-                out_row[j] = _tanh_gradient(y_row[j], grad_row[j])
+            for j in range(grad_row.size):
+                grad_row[j] = _tanh_gradient(known[j], grad_row[j])
+        elif activation == SILU:
+            for j in range(grad_row.size):
+                grad_row[j] = _silu_gradient(known[j], grad_row[j])
+        elif activation == ELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _elu_gradient(known[j], grad_row[j], alpha)
+        elif activation == CELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _celu_gradient(known[j], grad_row[j], alpha)
+        elif activation == SELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _selu_gradient(known[j], grad_row[j])
+        elif activation == GELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _gelu_gradient(known[j], grad_row[j])
+        elif activation == GELU_TANH:
+            for j in range(grad_row.size):
+                grad_row[j] = _gelu_tanh_gradient(known[j], grad_row[j])
+        elif activation == MISH:
+            for j in range(grad_row.size):
+                grad_row[j] = _mish_gradient(known[j], grad_row[j])
+        elif activation == SOFTPLUS:
+            for j in range(grad_row.size):
+                grad_row[j] = _softplus_gradient(known[j], grad_row[j], alpha)
+        elif activation == SOFTSIGN:
+            for j in range(grad_row.size):
+                grad_row[j] = _softsign_gradient(known[j], grad_row[j])
+        elif activation == RELU6:
+            for j in range(grad_row.size):
+                grad_row[j] = _relu6_gradient(known[j], grad_row[j])
+        elif activation == HARD_TANH:
+            for j in range(grad_row.size):
+                grad_row[j] = _hard_tanh_gradient(known[j], grad_row[j])
+        elif activation == HARD_SIGMOID:
+            for j in range(grad_row.size):
+                grad_row[j] = _hard_sigmoid_gradient(known[j], grad_row[j])
+        elif activation == HARD_SWISH:
+            for j in range(grad_row.size):
+                grad_row[j] = _hard_swish_gradient(known[j], grad_row[j])
 
 
 @_inner
@@ -723,23 +994,32 @@ def _forward(thread, n_threads, x, weight, bias, activation, alpha, out):
 
 @_inner
 def _backward_input(
-    thread, n_threads, delta, weight, y, activation, alpha, out, workspace, n_samples
+    thread, n_threads, delta, weight, y_or_z, activation, alpha, out, workspace, n_samples
 ):
-    """Compute a thread's tiles of δ·weightᵀ ⊙ σ' (BP2), which may be some of `n_samples` rows."""
-    n_out = weight.shape[1]
+    """Compute a thread's tiles of δ·weightᵀ ⊙ σ' (BP2), which may be some of `n_samples` rows.
+
+    `out` may be `y_or_z`: a strip of the product waits on the stack until that is read.
+    """
+    n_out, tile_memory = weight.shape[1], _stack_tile(out)
     panel = _matrix(workspace, thread * n_out * TILE_WIDTH, n_out, TILE_WIDTH, TILE_WIDTH)
     for tile in range(thread, _tile_count(out.shape, TILE_WIDTH), n_threads):
         i, i_end, j, j_end = _tile_bounds(out.shape, TILE_WIDTH, tile)
-        grad = _block(out, i, i_end, j, j_end)
-        delta_tile, weight_tile = _rows_between(delta, i, i_end), _rows_between(weight, j, j_end)
+        weight_tile = _rows_between(weight, j, j_end)
         # The whole batch decides, for its rows may be shared between threads.
-        if n_samples < TRANSPOSE_ROWS:
-            _multiply_transposed(delta_tile, weight_tile, grad)
-        else:
+        transposed = n_samples >= TRANSPOSE_ROWS
+        if transposed:
             _transpose(weight_tile, panel)
-            _clear(grad)
-            _multiply_add(delta_tile, panel, grad)
-        _activate_gradient(_block(y, i, i_end, j, j_end), grad, activation, alpha, grad)
+        for first in range(i, i_end, TILE_ROWS):
+            last = min(first + TILE_ROWS, i_end)
+            grad = _block(tile_memory, 0, last - first, 0, j_end - j)
+            delta_strip = _rows_between(delta, first, last)
+            if transposed:
+                _clear(grad)
+                _multiply_add(delta_strip, panel, grad)
+            else:
+                _multiply_transposed(delta_strip, weight_tile, grad)
+            _apply_derivative(_block(y_or_z, first, last, j, j_end), activation, alpha, grad)
+            _copy_rows(grad, _block(out, first, last, j, j_end))
 
 
 @_inner
@@ -790,9 +1070,10 @@ def activation_forward(z: Matrix, activation: Int, alpha: Real, out: OutMatrix):
 
 
 @_kernel
-def activation_backward(y: Matrix, grad: Matrix, activation: Int, alpha: Real, out: OutMatrix):
+def activation_backward(y_or_z: Matrix, grad: Matrix, activation: Int, alpha: Real, out: OutMatrix):
     """Multiply a gradient by the activation's derivative: grad ⊙ σ'."""
-    _activate_gradient(_as_matrix(y), _as_matrix(grad), activation, alpha, out)
+    _copy_rows(_as_matrix(grad), out)
+    _apply_derivative(_as_matrix(y_or_z), activation, alpha, out)
 
 
 @_kernel
@@ -841,7 +1122,7 @@ def dense_forward_single(
 def dense_backward_input(
     delta: Matrix,
     weight: Matrix,
-    y: Matrix,
+    y_or_z: Matrix,
     activation: Int,
     alpha: Real,
     out: OutMatrix,
@@ -851,19 +1132,19 @@ def dense_backward_input(
     """Carry δ down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
     n_samples = delta.shape[0]
     n_useful = _useful_threads(n_threads, n_samples * weight.size)
-    tables = _as_matrix(delta), _as_matrix(weight), _as_matrix(y)
+    tables = _as_matrix(delta), _as_matrix(weight), _as_matrix(y_or_z)
     arguments = (*tables, activation, alpha, out, workspace, n_samples)
     _share_backward_input(n_useful, arguments)
 
 
 @_kernel
 def dense_backward_input_single(
-    delta: Vector, weight: Matrix, y: Vector, activation: Int, alpha: Real, out: OutVector
+    delta: Vector, weight: Matrix, y_or_z: Vector, activation: Int, alpha: Real, out: OutVector
 ):
     """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
     grad = _as_matrix(out)
     _multiply_transposed(_as_matrix(delta), _as_matrix(weight), grad)
-    _activate_gradient(_as_matrix(y), grad, activation, alpha, grad)
+    _apply_derivative(_as_matrix(y_or_z), activation, alpha, grad)
 
 
 @_inline
@@ -1005,10 +1286,10 @@ def _panels_of(layers, n_rows, workspace):
 
 
 @_inline
-def _run_layer(layers, alphas, parameters, layer, x, out):
+def _run_layer(layers, alphas, parameters, layer, activation, x, out):
+    """Run a layer, or for IDENTITY its z only."""
     weight, bias = _weight_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
-    activation, alpha = layers[layer, ACTIVATION], alphas[layer]
-    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, activation, alpha, out)
+    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, activation, alphas[layer], out)
 
 
 # --- Network: the layers in sequence ------------------------------------------------------
@@ -1033,10 +1314,11 @@ def _forward_blocks(thread, n_threads, layers, alphas, parameters, x, out, works
         for layer in range(last_layer):
             start = (2 * thread + layer % 2) * buffer_size
             above = _matrix(workspace, start, last - first, layers[layer, N_OUT], stride)
-            _run_layer(layers, alphas, parameters, layer, below, above)
+            activation = layers[layer, ACTIVATION]
+            _run_layer(layers, alphas, parameters, layer, activation, below, above)
             below = above
-        above = _rows_between(out, first, last)
-        _run_layer(layers, alphas, parameters, last_layer, below, above)
+        above, activation = _rows_between(out, first, last), layers[last_layer, ACTIVATION]
+        _run_layer(layers, alphas, parameters, last_layer, activation, below, above)
 
 
 @_inner
@@ -1061,27 +1343,40 @@ def _sweep_rows(
     for i in range(first, last if order.size else first):
         _copy(_row(x, order[i]), _row(inputs, i))
     below = _rows_between(inputs, first, last)
-    for layer in range(top + 1):
+    for layer in range(top):
         above = _rows_between(_activation_of(layers, layer, n_rows, workspace), first, last)
-        _run_layer(layers, alphas, parameters, layer, below, above)
+        activation = layers[layer, ACTIVATION]
+        if _takes_z(activation):  # z stays in the place of δ until δ comes
+            z = _rows_between(_delta_of(layers, layer, n_rows, workspace), first, last)
+            _run_layer(layers, alphas, parameters, layer, IDENTITY, below, z)
+            _activate(z, activation, alphas[layer], above)
+        else:
+            _run_layer(layers, alphas, parameters, layer, activation, below, above)
         below = above
     output = _activation_of(layers, top, n_rows, workspace)
     slopes = _delta_of(layers, top, n_rows, workspace)
-    losses = _losses_of(layers, n_rows, workspace)
+    losses, activation = _losses_of(layers, n_rows, workspace), layers[top, ACTIVATION]
+    above = _rows_between(output, first, last)
+    _run_layer(layers, alphas, parameters, top, activation, below, above)
     _losses(first, last, output, target, labels, order, loss, losses)
     _loss_gradients(first, last, output, target, labels, sample_weight, order, loss, slopes)
     delta = _rows_between(slopes, first, last)
-    _activate_gradient(below, delta, layers[top, ACTIVATION], alphas[top], delta)
+    if _takes_z(activation):  # y has given its loss: z takes its place
+        _run_layer(layers, alphas, parameters, top, IDENTITY, below, above)
+    _apply_derivative(above, activation, alphas[top], delta)
     panels = _panels_of(layers, n_rows, workspace)
     size = panels.size // (n_threads * ROW_MULTIPLE) * ROW_MULTIPLE
     panel = _vector(panels, thread * size, size)
     for layer in range(top, 0, -1):
         weight = _weight_of(layers, layer, parameters)
-        y = _rows_between(_activation_of(layers, layer - 1, n_rows, workspace), first, last)
         out = _rows_between(_delta_of(layers, layer - 1, n_rows, workspace), first, last)
         activation, alpha = layers[layer - 1, ACTIVATION], alphas[layer - 1]
+        known = out
+        if not _takes_z(activation):
+            y = _activation_of(layers, layer - 1, n_rows, workspace)
+            known = _rows_between(y, first, last)
         _backward_input(
-            FIRST_THREAD, ONE_THREAD, delta, weight, y, activation, alpha, out, panel, n_rows
+            FIRST_THREAD, ONE_THREAD, delta, weight, known, activation, alpha, out, panel, n_rows
         )
         delta = out
 

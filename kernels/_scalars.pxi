@@ -9,6 +9,20 @@ from cython cimport floating
 cdef extern from "elementary.hpp" namespace "fastmlp" nogil:
     float fast_exp(float z)
     double fast_exp(double z)
+    float fast_expm1(float z)
+    double fast_expm1(double z)
+    float fast_log1p(float z)
+    double fast_log1p(double z)
+    float fast_gaussian(float z)
+    double fast_gaussian(double z)
+    float fast_normal_cdf(float z)
+    double fast_normal_cdf(double z)
+    float fast_sigmoid(float z)
+    double fast_sigmoid(double z)
+    float floored(float z)
+    double floored(double z)
+    float bounded(float z)
+    double bounded(double z)
     float fast_tanh(float z)
     double fast_tanh(double z)
 
@@ -17,6 +31,8 @@ cdef extern from "<cmath>" namespace "std" nogil:
     double fabs(double z)
     float sqrt(float z)
     double sqrt(double z)
+    float copysign(float z, float sign)
+    double copysign(double z, double sign)
 
 include "_codes.pxi"
 
@@ -24,8 +40,24 @@ cdef enum:
     STORE = -1  # the update that writes the gradient itself
     MAX_COEFFICIENTS = 16
 
+cdef extern from *:
+    """
+    static constexpr double SELU_SCALE = 1.0507009873554804934193349852946;
+    static constexpr double SELU_ALPHA = 1.6732632423543772848170429916717;
+    static constexpr double SQRT_2_OVER_PI = 0.79788456080286535587989211986876;
+    static constexpr double ONE_OVER_SQRT_2PI = 0.39894228040143267793994605993438;
+    static constexpr double GELU_CUBE = 0.044715;
+    static constexpr double LARGE = 0x1p60;  // beside which 1 is nothing
+    """
+    const double SELU_SCALE, SELU_ALPHA, SQRT_2_OVER_PI, ONE_OVER_SQRT_2PI, GELU_CUBE, LARGE
 
-# --- Activations: σ(z) and grad · σ'(z) in terms of y = σ(z) ------------------------------
+
+# --- Activations: σ(z), and grad · σ' from y = σ(z) or from z, as the catalogue says -------
+
+cdef inline bint takes_z(int activation) noexcept nogil:
+    """Return whether the derivative is taken from z rather than from y."""
+    return TAKES_Z >> activation & 1
+
 
 cdef inline floating relu(floating z) noexcept nogil:
     return 0 if z < 0 else z  # NaN stays
@@ -45,11 +77,6 @@ cdef inline floating leaky_relu_gradient(
     return grad if y > 0 else alpha * grad
 
 
-cdef inline floating sigmoid(floating z) noexcept nogil:
-    cdef floating small = fast_exp(-fabs(z))
-    return (small if z < 0 else 1) / (1 + small)
-
-
 cdef inline floating sigmoid_gradient(floating y, floating grad) noexcept nogil:
     return grad * (y * (1 - y))
 
@@ -58,7 +85,132 @@ cdef inline floating tanh_gradient(floating y, floating grad) noexcept nogil:
     return grad * (1 - y * y)
 
 
-cdef inline void activate(
+cdef inline floating silu(floating z) noexcept nogil:
+    return floored(z) * fast_sigmoid(z)
+
+
+cdef inline floating silu_gradient(floating z, floating grad) noexcept nogil:
+    return grad * fast_sigmoid(z) * (1 + bounded(z) * fast_sigmoid(-z))
+
+
+cdef inline floating elu(floating z, floating alpha) noexcept nogil:
+    return z if z > 0 else alpha * fast_expm1(z)
+
+
+cdef inline floating elu_gradient(floating y, floating grad, floating alpha) noexcept nogil:
+    return grad * (1 if y > 0 else y + alpha)
+
+
+cdef inline floating celu(floating z, floating alpha) noexcept nogil:
+    return z if z > 0 else alpha * fast_expm1(z / alpha)
+
+
+cdef inline floating celu_gradient(floating y, floating grad, floating alpha) noexcept nogil:
+    return grad * (1 if y > 0 else y / alpha + 1)
+
+
+cdef inline floating selu(floating z) noexcept nogil:
+    return <floating> SELU_SCALE * elu(z, <floating> SELU_ALPHA)
+
+
+cdef inline floating selu_gradient(floating y, floating grad) noexcept nogil:
+    cdef floating scale = <floating> SELU_SCALE
+    return grad * (scale if y > 0 else y + <floating> (SELU_SCALE * SELU_ALPHA))
+
+
+cdef inline floating gelu(floating z) noexcept nogil:
+    return floored(z) * fast_normal_cdf(z)
+
+
+cdef inline floating gelu_gradient(floating z, floating grad) noexcept nogil:
+    cdef floating density = <floating> ONE_OVER_SQRT_2PI * fast_gaussian(z)
+    return grad * (fast_normal_cdf(z) + bounded(z) * density)
+
+
+cdef inline floating gelu_tanh(floating z) noexcept nogil:
+    cdef floating u = <floating> SQRT_2_OVER_PI * (z + <floating> GELU_CUBE * (z * z * z))
+    return floored(z) * fast_sigmoid(2 * u)
+
+
+cdef inline floating gelu_tanh_gradient(floating z, floating grad) noexcept nogil:
+    cdef floating x = bounded(z)
+    cdef floating u = <floating> SQRT_2_OVER_PI * (x + <floating> GELU_CUBE * (x * x * x))
+    cdef floating slope = <floating> SQRT_2_OVER_PI * (1 + <floating> (3 * GELU_CUBE) * (x * x))
+    return grad * fast_sigmoid(2 * u) * (1 + 2 * x * fast_sigmoid(-2 * u) * slope)
+
+
+cdef inline floating mish(floating z) noexcept nogil:
+    """tanh(log(1 + e)) = n / (n + 2) with e = exp(z) and n = e (e + 2); 1 from z = 20 on."""
+    cdef floating e = fast_exp(z if not z > 20 else 20)
+    cdef floating n = e * (e + 2)
+    return floored(z) * (n / (n + 2))
+
+
+cdef inline floating mish_gradient(floating z, floating grad) noexcept nogil:
+    """With t = n / (n + 2) the derivative's second term is z · 4e (1 + e) / (n + 2)²."""
+    cdef floating x = floored(z if not z > 20 else 20)
+    cdef floating e = fast_exp(x)
+    cdef floating n = e * (e + 2)
+    return grad * ((n + 4 * x * (e * ((1 + e) / (n + 2)))) / (n + 2))
+
+
+cdef inline floating softplus(floating z, floating beta) noexcept nogil:
+    cdef floating x = beta * z
+    return z if x > 20 else (relu(x) + fast_log1p(fast_exp(-fabs(x)))) / beta
+
+
+cdef inline floating softplus_gradient(
+    floating z, floating grad, floating beta
+) noexcept nogil:
+    cdef floating x = beta * z
+    return grad if x > 20 else grad * fast_sigmoid(x)
+
+
+cdef inline floating softsign(floating z) noexcept nogil:
+    cdef floating size = fabs(z)
+    return copysign(1 if size > <floating> LARGE else size / (1 + size), z)
+
+
+cdef inline floating softsign_gradient(floating y, floating grad) noexcept nogil:
+    return grad * ((1 - fabs(y)) * (1 - fabs(y)))
+
+
+cdef inline floating relu6(floating z) noexcept nogil:
+    return 6 if z > 6 else relu(z)
+
+
+cdef inline floating relu6_gradient(floating y, floating grad) noexcept nogil:
+    return grad if (y > 0) & (y < 6) else 0
+
+
+cdef inline floating hard_tanh(floating z) noexcept nogil:
+    z = -1 if z < -1 else z
+    return 1 if z > 1 else z
+
+
+cdef inline floating hard_tanh_gradient(floating y, floating grad) noexcept nogil:
+    return grad if (y > -1) & (y < 1) else 0
+
+
+cdef inline floating hard_sigmoid(floating z) noexcept nogil:
+    return relu6(z + 3) / 6
+
+
+cdef inline floating hard_sigmoid_gradient(floating z, floating grad) noexcept nogil:
+    return grad / 6 if (z > -3) & (z < 3) else 0
+
+
+cdef inline floating hard_swish(floating z) noexcept nogil:
+    return floored(z) * hard_sigmoid(z)
+
+
+cdef inline floating hard_swish_gradient(floating z, floating grad) noexcept nogil:
+    cdef floating slope = z / 3 + <floating> 0.5
+    slope = grad if z >= 3 else grad * slope
+    return 0 if z <= -3 else slope
+
+
+cdef void activate(
     const floating* z, Py_ssize_t n, int activation, floating alpha, floating* out
 ) noexcept nogil:
     """Write out = σ(z) for a row; out may be z."""
@@ -71,40 +223,110 @@ cdef inline void activate(
             out[j] = leaky_relu(z[j], alpha)
     elif activation == SIGMOID:
         for j in range(n):
-            out[j] = sigmoid(z[j])
+            out[j] = fast_sigmoid(z[j])
     elif activation == TANH:
         for j in range(n):
             out[j] = fast_tanh(z[j])
+    elif activation == SILU:
+        for j in range(n):
+            out[j] = silu(z[j])
+    elif activation == ELU:
+        for j in range(n):
+            out[j] = elu(z[j], alpha)
+    elif activation == CELU:
+        for j in range(n):
+            out[j] = celu(z[j], alpha)
+    elif activation == SELU:
+        for j in range(n):
+            out[j] = selu(z[j])
+    elif activation == GELU:
+        for j in range(n):
+            out[j] = gelu(z[j])
+    elif activation == GELU_TANH:
+        for j in range(n):
+            out[j] = gelu_tanh(z[j])
+    elif activation == MISH:
+        for j in range(n):
+            out[j] = mish(z[j])
+    elif activation == SOFTPLUS:
+        for j in range(n):
+            out[j] = softplus(z[j], alpha)
+    elif activation == SOFTSIGN:
+        for j in range(n):
+            out[j] = softsign(z[j])
+    elif activation == RELU6:
+        for j in range(n):
+            out[j] = relu6(z[j])
+    elif activation == HARD_TANH:
+        for j in range(n):
+            out[j] = hard_tanh(z[j])
+    elif activation == HARD_SIGMOID:
+        for j in range(n):
+            out[j] = hard_sigmoid(z[j])
+    elif activation == HARD_SWISH:
+        for j in range(n):
+            out[j] = hard_swish(z[j])
     else:
         for j in range(n):
             out[j] = z[j]
 
 
-cdef inline void apply_derivative(
-    const floating* y,
-    const floating* grad,
-    Py_ssize_t n,
-    int activation,
-    floating alpha,
-    floating* out,
+cdef void apply_derivative(
+    const floating* y_or_z, Py_ssize_t n, int activation, floating alpha, floating* grad
 ) noexcept nogil:
-    """Write out = grad ⊙ σ' for a row; out may be grad."""
+    """Multiply a row of grad by σ', in place: the compiler then has two arrays to tell apart."""
     cdef Py_ssize_t j
     if activation == RELU:
         for j in range(n):
-            out[j] = relu_gradient(y[j], grad[j])
+            grad[j] = relu_gradient(y_or_z[j], grad[j])
     elif activation == LEAKY_RELU:
         for j in range(n):
-            out[j] = leaky_relu_gradient(y[j], grad[j], alpha)
+            grad[j] = leaky_relu_gradient(y_or_z[j], grad[j], alpha)
     elif activation == SIGMOID:
         for j in range(n):
-            out[j] = sigmoid_gradient(y[j], grad[j])
+            grad[j] = sigmoid_gradient(y_or_z[j], grad[j])
     elif activation == TANH:
         for j in range(n):
-            out[j] = tanh_gradient(y[j], grad[j])
-    else:
+            grad[j] = tanh_gradient(y_or_z[j], grad[j])
+    elif activation == SILU:
         for j in range(n):
-            out[j] = grad[j]
+            grad[j] = silu_gradient(y_or_z[j], grad[j])
+    elif activation == ELU:
+        for j in range(n):
+            grad[j] = elu_gradient(y_or_z[j], grad[j], alpha)
+    elif activation == CELU:
+        for j in range(n):
+            grad[j] = celu_gradient(y_or_z[j], grad[j], alpha)
+    elif activation == SELU:
+        for j in range(n):
+            grad[j] = selu_gradient(y_or_z[j], grad[j])
+    elif activation == GELU:
+        for j in range(n):
+            grad[j] = gelu_gradient(y_or_z[j], grad[j])
+    elif activation == GELU_TANH:
+        for j in range(n):
+            grad[j] = gelu_tanh_gradient(y_or_z[j], grad[j])
+    elif activation == MISH:
+        for j in range(n):
+            grad[j] = mish_gradient(y_or_z[j], grad[j])
+    elif activation == SOFTPLUS:
+        for j in range(n):
+            grad[j] = softplus_gradient(y_or_z[j], grad[j], alpha)
+    elif activation == SOFTSIGN:
+        for j in range(n):
+            grad[j] = softsign_gradient(y_or_z[j], grad[j])
+    elif activation == RELU6:
+        for j in range(n):
+            grad[j] = relu6_gradient(y_or_z[j], grad[j])
+    elif activation == HARD_TANH:
+        for j in range(n):
+            grad[j] = hard_tanh_gradient(y_or_z[j], grad[j])
+    elif activation == HARD_SIGMOID:
+        for j in range(n):
+            grad[j] = hard_sigmoid_gradient(y_or_z[j], grad[j])
+    elif activation == HARD_SWISH:
+        for j in range(n):
+            grad[j] = hard_swish_gradient(y_or_z[j], grad[j])
 
 
 # --- Losses: L of a sample and share · ∂L/∂o ----------------------------------------------
@@ -224,7 +446,7 @@ cdef inline void loss_gradient(
         cross_entropy_gradient(output, target, label, n, share, out)
     elif loss == BINARY_CROSS_ENTROPY:
         for j in range(n):
-            out[j] = share * ((sigmoid(output[j]) - target[j]) / n)
+            out[j] = share * ((fast_sigmoid(output[j]) - target[j]) / n)
     else:
         if loss == MSE:
             scale = share * (<floating> 2 / n)

@@ -21,6 +21,7 @@ __all__ = [
     "PANEL_WIDTH",
     "ROW_BLOCK",
     "ROW_MULTIPLE",
+    "TAKES_Z",
     "Activation",
     "Loss",
     "Optimizer",
@@ -45,8 +46,18 @@ class Activation:
         Whether the derivative takes the output y (else the pre-activation z).
     alpha : float or None
         Default of the activation's parameter α; None if it has none.
+    alpha_range : str
+        The interval that α must be in.
+    alpha_is_slope : bool
+        Whether α is the slope for all z < 0, which the initial variance depends on.
     initializer : str
         The initialiser that suits the activation.
+    kinks : tuple of float
+        Where σ' or σ'' jumps, so that finite differences across say little.
+    aliases : tuple of str
+        Other names.
+    source : str
+        Where the function comes from.
     """
 
     name: str
@@ -55,7 +66,12 @@ class Activation:
     derivative: str
     from_output: bool = True
     alpha: float | None = None
+    alpha_range: str = "[0, inf)"
+    alpha_is_slope: bool = False
     initializer: str = "glorot_uniform"
+    kinks: tuple[float, ...] = ()
+    aliases: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,20 +122,160 @@ class Optimizer:
     coefficients: tuple[str, ...]
 
 
+# The row of an activation that takes a parameter calls it α, whatever its authors do. To add
+# one, append a row and write its two scalar functions, and their lines in the dispatch, in
+# each backend. A function that only a user has could get the next code in the same dispatch:
+# kernels see codes, and nothing else here depends on there being a fixed number of them.
 ACTIVATIONS = (
     Activation("identity", 0, "z", "1"),
-    Activation("relu", 1, "max(z, 0)", "1 if y > 0 else 0", initializer="he_normal"),
+    Activation(
+        "relu",
+        1,
+        "max(z, 0)",
+        "1 if y > 0 else 0",
+        initializer="he_normal",
+        kinks=(0,),
+        source="Nair, Hinton: Rectified linear units improve RBMs, ICML 2010",
+    ),
     Activation(
         "leaky_relu",
         2,
         "z if z > 0 else α z",
         "1 if y > 0 else α",
         alpha=0.01,
+        alpha_is_slope=True,
         initializer="he_normal",
+        kinks=(0,),
+        source="Maas, Hannun, Ng: Rectifier nonlinearities, ICML 2013",
     ),
     Activation("sigmoid", 3, "1 / (1 + exp(−z))", "y (1 − y)"),
     Activation("tanh", 4, "tanh(z)", "1 − y²"),
+    Activation(
+        "silu",
+        5,
+        "z s with s = 1 / (1 + exp(−z))",
+        "s (1 + z (1 − s))",
+        from_output=False,
+        initializer="he_normal",
+        aliases=("swish",),
+        source="Elfwing, Uchibe, Doya: Sigmoid-weighted linear units, arXiv:1702.03118",
+    ),
+    Activation(
+        "elu",
+        6,
+        "z if z > 0 else α (exp(z) − 1)",
+        "1 if y > 0 else y + α",
+        alpha=1.0,
+        initializer="he_normal",
+        kinks=(0,),
+        source="Clevert, Unterthiner, Hochreiter: ELUs, ICLR 2016, arXiv:1511.07289",
+    ),
+    Activation(
+        "celu",
+        7,
+        "z if z > 0 else α (exp(z/α) − 1)",
+        "1 if y > 0 else y/α + 1",
+        alpha=1.0,
+        alpha_range="(0, inf)",
+        initializer="he_normal",
+        kinks=(0,),
+        source="Barron: Continuously differentiable ELUs, arXiv:1704.07483",
+    ),
+    Activation(
+        "selu",
+        8,
+        "λ z if z > 0 else λ a (exp(z) − 1), λ = 1.0507…, a = 1.6732…",
+        "λ if y > 0 else y + λ a",
+        initializer="lecun_normal",
+        kinks=(0,),
+        source="Klambauer et al.: Self-normalizing neural networks, arXiv:1706.02515",
+    ),
+    Activation(
+        "gelu",
+        9,
+        "z Φ(z), Φ the standard normal distribution",
+        "Φ(z) + z exp(−z²/2) / √(2π)",
+        from_output=False,
+        initializer="he_normal",
+        source="Hendrycks, Gimpel: Gaussian error linear units, arXiv:1606.08415",
+    ),
+    Activation(
+        "gelu_tanh",
+        10,
+        "z s(2u), u = √(2/π) (z + 0.044715 z³), s the sigmoid; = ½ z (1 + tanh(u))",
+        "s + 2 z s (1 − s) u'(z)",
+        from_output=False,
+        initializer="he_normal",
+        source="Hendrycks, Gimpel: Gaussian error linear units, section 2",
+    ),
+    Activation(
+        "mish",
+        11,
+        "z tanh(log(1 + exp(z)))",
+        "t + z (1 − t²) / (1 + exp(−z)) with t = y/z",
+        from_output=False,
+        initializer="he_normal",
+        source="Misra: Mish, BMVC 2020, arXiv:1908.08681",
+    ),
+    Activation(
+        "softplus",
+        12,
+        "log(1 + exp(α z)) / α; z where α z > 20, as in PyTorch, whose β is α",
+        "1 / (1 + exp(−α z)); 1 where α z > 20",
+        from_output=False,
+        alpha=1.0,
+        alpha_range="(0, inf)",
+        initializer="he_normal",
+        source="Dugas et al.: Incorporating second-order functional knowledge, NIPS 2000",
+    ),
+    Activation(
+        "softsign",
+        13,
+        "z / (1 + |z|)",
+        "(1 − |y|)²",
+        kinks=(0,),
+        source="Glorot, Bengio: Training deep feedforward neural networks, AISTATS 2010",
+    ),
+    Activation(
+        "relu6",
+        14,
+        "min(max(z, 0), 6)",
+        "1 if 0 < y < 6 else 0",
+        initializer="he_normal",
+        kinks=(0, 6),
+        source="Howard et al.: MobileNets, arXiv:1704.04861",
+    ),
+    Activation(
+        "hard_tanh",
+        15,
+        "min(max(z, −1), 1)",
+        "1 if −1 < y < 1 else 0",
+        kinks=(-1, 1),
+        source="Collobert: Large scale machine learning, thesis, Paris VI, 2004",
+    ),
+    Activation(
+        "hard_sigmoid",
+        16,
+        "min(max(z + 3, 0), 6) / 6",
+        "1/6 if −3 < z < 3 else 0",
+        from_output=False,
+        kinks=(-3, 3),
+        source="Howard et al.: MobileNetV3, ICCV 2019, section 5.2",
+    ),
+    Activation(
+        "hard_swish",
+        17,
+        "z min(max(z + 3, 0), 6) / 6",
+        "0 if z ≤ −3, 1 if z ≥ 3, else z/3 + ½",
+        from_output=False,
+        initializer="he_normal",
+        kinks=(-3, 3),
+        source="Howard et al.: MobileNetV3, ICCV 2019, section 5.2",
+    ),
 )
+
+#: Bit c is set where the derivative of the activation with code c takes z.
+TAKES_Z = sum(1 << row.code for row in ACTIVATIONS if not row.from_output)
 
 LOSSES = (
     Loss("quadratic", 0, "½ Σⱼ (oⱼ − tⱼ)²"),
@@ -190,6 +346,7 @@ ROW_BLOCK = 96
 CODES: dict[str, int] = {
     **{row.name.upper(): row.code for row in (*ACTIVATIONS, *LOSSES, *OPTIMIZERS)},
     **{name: column for column, name in enumerate(LAYER_COLUMNS)},
+    "TAKES_Z": TAKES_Z,
     "LAYER_COLUMNS": len(LAYER_COLUMNS),
     "ROW_MULTIPLE": ROW_MULTIPLE,
     "CACHE_SET_SPAN": CACHE_SET_SPAN,

@@ -24,12 +24,13 @@ Symbols are the lecture's: z = Wa + b, a = σ(z), δ = ∂L/∂z, and the four e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import CODES
+from .catalogue import ACTIVATIONS, CODES
 
 __all__ = [
     "activation_backward",
@@ -56,11 +57,92 @@ Indices = NDArray[np.int64]
 
 
 # --- Scalar functions: one for σ and one for grad · σ', one for L and one for ∂L/∂o ------
+# The catalogue says whether σ' is taken from y or from z. At z = ±inf functions have their
+# limits, 0 · inf included.
 
 
 def _sigmoid(z: Array) -> Array:
     small = np.exp(-np.abs(z))
     return np.where(z < 0, small, 1) / (1 + small)
+
+
+def _bounded(z: Array, highest: float = 746) -> Array:
+    """Return z, where exp(−|z|) vanishes a number for which it does, too."""
+    return np.clip(z, -746, highest)
+
+
+def _silu_gradient(z: Array, grad: Array) -> Array:
+    return grad * _sigmoid(z) * (1 + _bounded(z) * _sigmoid(-z))
+
+
+def _elu(z: Array, alpha: float) -> Array:
+    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
+
+
+def _celu(z: Array, alpha: float) -> Array:
+    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z / alpha, 0)))
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+def _normal_cdf(z: Array) -> Array:
+    return 0.5 * _erfc(-z.astype(np.float64) / math.sqrt(2))
+
+
+def _normal_density(z: Array) -> Array:
+    return np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def _gelu_gradient(z: Array, grad: Array) -> Array:
+    x = _bounded(z.astype(np.float64))
+    return grad * (_normal_cdf(x) + x * _normal_density(x)).astype(z.dtype)
+
+
+def _gelu_tanh(z: Array) -> Array:
+    u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+    return _bounded(z, np.inf) * _sigmoid(2 * u)
+
+
+def _gelu_tanh_gradient(z: Array, grad: Array) -> Array:
+    z = _bounded(z)
+    u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z**2)
+    return grad * _sigmoid(2 * u) * (1 + 2 * z * _sigmoid(-2 * u) * slope)
+
+
+def _tanh_of_softplus(z: Array) -> Array:
+    # tanh(log(1 + e)) = ((1 + e)² − 1) / ((1 + e)² + 1); from z = 20 on it is 1.
+    e = np.exp(np.minimum(z, 20))
+    return e * (e + 2) / (e * (e + 2) + 2)
+
+
+def _mish_gradient(z: Array, grad: Array) -> Array:
+    # With e = exp(z) the second term, z (1 − t²) s, is z · 4e (1 + e) / (e (e + 2) + 2)².
+    z = _bounded(z, 20)
+    e = np.exp(z)
+    n = e * (e + 2)
+    return grad * ((n + 4 * z * (e * ((1 + e) / (n + 2)))) / (n + 2))
+
+
+def _softplus(z: Array, beta: float) -> Array:
+    x = beta * z
+    return np.where(x > 20, z, (np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))) / beta)
+
+
+def _softsign(z: Array) -> Array:
+    size = np.minimum(np.abs(z), 2.0**60)  # beside which 1 is nothing
+    return np.copysign(size / (1 + size), z)
+
+
+def _hard_sigmoid(z: Array) -> Array:
+    return np.clip(z + 3, 0, 6) / 6
+
+
+def _hard_swish_gradient(z: Array, grad: Array) -> Array:
+    return np.where(z <= -3, 0, np.where(z >= 3, grad, grad * (z / 3 + 0.5)))
 
 
 ACTIVATION_VALUES = {
@@ -69,6 +151,19 @@ ACTIVATION_VALUES = {
     CODES["LEAKY_RELU"]: lambda z, alpha: np.where(z > 0, z, alpha * z),
     CODES["SIGMOID"]: lambda z, alpha: _sigmoid(z),
     CODES["TANH"]: lambda z, alpha: np.tanh(z),
+    CODES["SILU"]: lambda z, alpha: _bounded(z, np.inf) * _sigmoid(z),
+    CODES["ELU"]: _elu,
+    CODES["CELU"]: _celu,
+    CODES["SELU"]: lambda z, alpha: SELU_SCALE * _elu(z, SELU_ALPHA),
+    CODES["GELU"]: lambda z, alpha: _bounded(z, np.inf) * _normal_cdf(z),
+    CODES["GELU_TANH"]: lambda z, alpha: _gelu_tanh(z),
+    CODES["MISH"]: lambda z, alpha: _bounded(z, np.inf) * _tanh_of_softplus(z),
+    CODES["SOFTPLUS"]: _softplus,
+    CODES["SOFTSIGN"]: lambda z, alpha: _softsign(z),
+    CODES["RELU6"]: lambda z, alpha: np.clip(z, 0, 6),
+    CODES["HARD_TANH"]: lambda z, alpha: np.clip(z, -1, 1),
+    CODES["HARD_SIGMOID"]: lambda z, alpha: _hard_sigmoid(z),
+    CODES["HARD_SWISH"]: lambda z, alpha: _bounded(z, np.inf) * _hard_sigmoid(z),
 }
 
 ACTIVATION_GRADIENTS = {
@@ -77,6 +172,23 @@ ACTIVATION_GRADIENTS = {
     CODES["LEAKY_RELU"]: lambda y, grad, alpha: np.where(y > 0, grad, alpha * grad),
     CODES["SIGMOID"]: lambda y, grad, alpha: grad * (y * (1 - y)),
     CODES["TANH"]: lambda y, grad, alpha: grad * (1 - y * y),
+    CODES["SILU"]: lambda z, grad, alpha: _silu_gradient(z, grad),
+    CODES["ELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 1, y + alpha),
+    CODES["CELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 1, y / alpha + 1),
+    CODES["SELU"]: lambda y, grad, alpha: (
+        grad * np.where(y > 0, SELU_SCALE, y + SELU_SCALE * SELU_ALPHA)
+    ),
+    CODES["GELU"]: lambda z, grad, alpha: _gelu_gradient(z, grad),
+    CODES["GELU_TANH"]: lambda z, grad, alpha: _gelu_tanh_gradient(z, grad),
+    CODES["MISH"]: lambda z, grad, alpha: _mish_gradient(z, grad),
+    CODES["SOFTPLUS"]: lambda z, grad, alpha: (
+        grad * np.where(alpha * z > 20, 1, _sigmoid(alpha * z))
+    ),
+    CODES["SOFTSIGN"]: lambda y, grad, alpha: grad * (1 - np.abs(y)) ** 2,
+    CODES["RELU6"]: lambda y, grad, alpha: np.where((y > 0) & (y < 6), grad, 0),
+    CODES["HARD_TANH"]: lambda y, grad, alpha: np.where((y > -1) & (y < 1), grad, 0),
+    CODES["HARD_SIGMOID"]: lambda z, grad, alpha: np.where((z > -3) & (z < 3), grad / 6, 0),
+    CODES["HARD_SWISH"]: lambda z, grad, alpha: _hard_swish_gradient(z, grad),
 }
 
 
@@ -156,7 +268,9 @@ def activation_forward(z: Array, activation: int, alpha: float, out: Array) -> N
     out[...] = ACTIVATION_VALUES[activation](z, z.dtype.type(alpha))
 
 
-def activation_backward(y: Array, grad: Array, activation: int, alpha: float, out: Array) -> None:
+def activation_backward(
+    y_or_z: Array, grad: Array, activation: int, alpha: float, out: Array
+) -> None:
     """Multiply a gradient by the activation's derivative: grad ⊙ σ' (the right of BP1, BP2).
 
     Where σ' is exactly 0 for piecewise linear activations the result is 0, whatever
@@ -164,8 +278,8 @@ def activation_backward(y: Array, grad: Array, activation: int, alpha: float, ou
 
     Parameters
     ----------
-    y : array of shape (n_samples, n_out)
-        Outputs of the activation.
+    y_or_z : array of shape (n_samples, n_out)
+        Outputs y of the activation, or its inputs z where the catalogue says so.
     grad : array of shape (n_samples, n_out)
         ∂L/∂a.
     activation : int
@@ -175,7 +289,7 @@ def activation_backward(y: Array, grad: Array, activation: int, alpha: float, ou
     out : array of shape (n_samples, n_out)
         Receives ∂L/∂z. May be `grad` itself.
     """
-    out[...] = ACTIVATION_GRADIENTS[activation](y, grad, y.dtype.type(alpha))
+    out[...] = ACTIVATION_GRADIENTS[activation](y_or_z, grad, y_or_z.dtype.type(alpha))
 
 
 def softmax_forward(z: Array, out: Array) -> None:
@@ -251,7 +365,7 @@ def dense_forward_single(
 def dense_backward_input(
     delta: Array,
     weight: Array,
-    y: Array,
+    y_or_z: Array,
     activation: int,
     alpha: float,
     out: Array,
@@ -266,8 +380,9 @@ def dense_backward_input(
         δ of this layer.
     weight : array of shape (n_in, n_out)
         Weights of this layer.
-    y : array of shape (n_samples, n_in)
-        Outputs of the layer below, this layer's inputs.
+    y_or_z : array of shape (n_samples, n_in)
+        Outputs y of the layer below, this layer's inputs; or its pre-activations z where
+        the catalogue says that σ' takes them.
     activation : int
         Code of σ of the layer below.
     alpha : float
@@ -279,11 +394,11 @@ def dense_backward_input(
     n_threads : int, default=1
         Threads to share the work.
     """
-    activation_backward(y, delta @ weight.T, activation, alpha, out)
+    activation_backward(y_or_z, delta @ weight.T, activation, alpha, out)
 
 
 def dense_backward_input_single(
-    delta: Array, weight: Array, y: Array, activation: int, alpha: float, out: Array
+    delta: Array, weight: Array, y_or_z: Array, activation: int, alpha: float, out: Array
 ) -> None:
     """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2).
 
@@ -293,8 +408,8 @@ def dense_backward_input_single(
         δ of this layer.
     weight : array of shape (n_in, n_out)
         Weights of this layer.
-    y : array of shape (n_in,)
-        Output of the layer below.
+    y_or_z : array of shape (n_in,)
+        Output y of the layer below, or its pre-activation z.
     activation : int
         Code of σ of the layer below.
     alpha : float
@@ -302,7 +417,7 @@ def dense_backward_input_single(
     out : array of shape (n_in,)
         Receives δ of the layer below.
     """
-    activation_backward(y, weight @ delta, activation, alpha, out)
+    activation_backward(y_or_z, weight @ delta, activation, alpha, out)
 
 
 def dense_backward_weight(
@@ -485,15 +600,20 @@ def _layer_views(layers: Indices, arena: Array) -> Iterator[tuple[Array, Array, 
         yield block[:, :n_out], arena[bias : bias + n_out], activation
 
 
-def _activations(layers: Indices, alphas: Array, parameters: Array, x: Array) -> list[Array]:
-    """Return x and the output of every layer."""
-    outputs = [x]
+def _activations(
+    layers: Indices, alphas: Array, parameters: Array, x: Array
+) -> tuple[list[Array], list[Array]]:
+    """Return x and the output of every layer, and what each layer's σ' takes, y or z."""
+    outputs: list[Array] = [x]
+    known: list[Array] = []
     views = _layer_views(layers, parameters)
     for (weight, bias, activation), alpha in zip(views, alphas, strict=True):
         z = outputs[-1] @ weight + bias
-        activation_forward(z, activation, alpha, z)
-        outputs.append(z)
-    return outputs
+        y = np.empty_like(z)
+        activation_forward(z, activation, alpha, y)
+        outputs.append(y)
+        known.append(y if ACTIVATIONS[activation].from_output else z)
+    return outputs, known
 
 
 def network_forward(
@@ -524,7 +644,8 @@ def network_forward(
     n_threads : int, default=1
         Threads to share the work.
     """
-    out[...] = _activations(layers, alphas, parameters, x)[-1]
+    outputs, _ = _activations(layers, alphas, parameters, x)
+    out[...] = outputs[-1]
 
 
 def network_loss(
@@ -570,8 +691,8 @@ def network_loss(
         The mean, summed in float64 in the order of the samples; 0 for no samples or
         where the weights sum to 0.
     """
-    output = _activations(layers, alphas, parameters, x)[-1]
-    return _mean_loss(output, target, labels, sample_weight, loss)
+    outputs, _ = _activations(layers, alphas, parameters, x)
+    return _mean_loss(outputs[-1], target, labels, sample_weight, loss)
 
 
 def _mean_loss(
@@ -628,10 +749,10 @@ def network_gradient(
     float
         The mean loss, as from :func:`network_loss`.
     """
-    outputs = _activations(layers, alphas, parameters, x)
+    outputs, known = _activations(layers, alphas, parameters, x)
     delta = np.empty_like(outputs[-1])
     loss_backward(outputs[-1], target, labels, sample_weight, loss, delta)
-    activation_backward(outputs[-1], delta, layers[-1][CODES["ACTIVATION"]], alphas[-1], delta)
+    activation_backward(known[-1], delta, layers[-1][CODES["ACTIVATION"]], alphas[-1], delta)
     weights = [weight for weight, _, _ in _layer_views(layers, parameters)]
     gradients = list(_layer_views(layers, grad))
     for index in reversed(range(len(layers))):
@@ -641,7 +762,7 @@ def network_gradient(
             delta_below = delta @ weights[index].T
             activation = layers[index - 1][CODES["ACTIVATION"]]
             activation_backward(
-                outputs[index], delta_below, activation, alphas[index - 1], delta_below
+                known[index - 1], delta_below, activation, alphas[index - 1], delta_below
             )
             delta = delta_below
     return _mean_loss(outputs[-1], target, labels, sample_weight, loss)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fastmlp.kernels import BACKENDS, arena, load_backend, reference
-from fastmlp.kernels.catalogue import CODES, LOSSES
+from fastmlp.kernels.catalogue import ACTIVATIONS, CODES, LOSSES
 
 # --- Backends and dtypes ------------------------------------------------------------------
 
@@ -236,15 +236,16 @@ def _used(layers: np.ndarray, n_elements: int) -> np.ndarray:
     return mask
 
 
-def _smallest_pre_activation(problem: Problem) -> float:
-    """Return min |z|, the distance to the kinks of piecewise linear activations."""
+def _distance_to_kinks(problem: Problem) -> float:
+    """Return how near to a kink of its activation a pre-activation z comes."""
     a, smallest = problem.x, np.inf
     for (n_in, n_out, start, stride, bias, activation), alpha in zip(
         problem.layers, problem.alphas, strict=True
     ):
         weight = problem.parameters[start : start + n_in * stride].reshape(n_in, stride)
         z = a @ weight[:, :n_out] + problem.parameters[bias : bias + n_out]
-        smallest = np.abs(z).min(initial=smallest)
+        for kink in ACTIVATIONS[activation].kinks:
+            smallest = np.abs(z - kink).min(initial=smallest)
         a = np.empty_like(z)
         reference.activation_forward(z, activation, alpha, a)
     return float(smallest)
@@ -295,12 +296,12 @@ def make_problem() -> Callable[..., Problem]:
         as_labels: bool = False,
         margin: float | None = None,
     ) -> Problem:
-        """Draw until no pre-activation is within `margin` of 0 (default 64 eps)."""
+        """Draw until no pre-activation is within `margin` of a kink (default 64 eps)."""
         margin = 64 * np.finfo(dtype).eps if margin is None else margin
         for seed in itertools.count():
             rng = np.random.default_rng(seed)
             problem = _draw_problem(rng, dtype, widths, activations, loss, n_samples, as_labels)
-            if _smallest_pre_activation(problem) > margin:
+            if _distance_to_kinks(problem) > margin:
                 return problem
         raise AssertionError
 

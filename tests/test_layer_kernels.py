@@ -81,14 +81,23 @@ def activate(z, activation):
     return out
 
 
+def known(z, activation):
+    """Return what the derivative at z is taken from: y or z, as the catalogue says."""
+    return activate(z, activation) if ACTIVATIONS[activation].from_output else z
+
+
 def compare_activation(compare, z, activation):
+    slope = np.empty_like(z)
+    ones = np.ones_like(z)
+    reference.activation_backward(known(z, activation), ones, activation, ALPHA, slope)
     arguments = {"z": z, "activation": activation, "alpha": ALPHA, "out": np.full_like(z, np.nan)}
-    compare("activation_forward", arguments, {"out": 0}, 0)
+    magnitude = np.abs(np.nan_to_num(z * slope, posinf=0, neginf=0))  # z may be off by an ulp
+    compare("activation_forward", arguments, {"out": magnitude}, 0)
 
 
-def compare_activation_backward(compare, y, grad, activation):
-    arguments = {"y": y, "grad": grad, "activation": activation, "alpha": ALPHA}
-    arguments["out"] = np.full_like(y, np.nan)
+def compare_activation_backward(compare, y_or_z, grad, activation):
+    arguments = {"y_or_z": y_or_z, "grad": grad, "activation": activation, "alpha": ALPHA}
+    arguments["out"] = np.full_like(grad, np.nan)
     compare("activation_backward", arguments, {"out": np.abs(grad)}, 0)
 
 
@@ -102,8 +111,8 @@ def test_activation_forward(compare, rng, dtype, activation, shape):
 @every_activation
 @every_shape
 def test_activation_backward(compare, rng, dtype, activation, shape):
-    y = activate(normal(rng, dtype, *shape), activation)
-    compare_activation_backward(compare, y, normal(rng, dtype, *shape), activation)
+    y_or_z = known(normal(rng, dtype, *shape), activation)
+    compare_activation_backward(compare, y_or_z, normal(rng, dtype, *shape), activation)
 
 
 @every_activation
@@ -114,8 +123,50 @@ def test_activation_at_edge_values(compare, dtype, activation):
 @every_activation
 def test_activation_backward_at_edge_values(compare, dtype, activation):
     edges = edge_values(dtype)
-    y, grad = np.meshgrid(activate(edges, activation), edges, indexing="ij")
-    compare_activation_backward(compare, y, grad, activation)
+    y_or_z, grad = np.meshgrid(known(edges, activation), edges, indexing="ij")
+    compare_activation_backward(compare, y_or_z, grad, activation)
+
+
+#: σ(−inf), σ(inf), σ'(−inf) and σ'(inf): the limits, also where they are of the form 0 · inf.
+SELU_LIMIT = -1.0507009873554805 * 1.6732632423543772
+LIMITS = {
+    "identity": (-np.inf, np.inf, 1, 1),
+    "relu": (0, np.inf, 0, 1),
+    "leaky_relu": (-np.inf, np.inf, ALPHA, 1),
+    "sigmoid": (0, 1, 0, 0),
+    "tanh": (-1, 1, 0, 0),
+    "silu": (0, np.inf, 0, 1),
+    "elu": (-ALPHA, np.inf, 0, 1),
+    "celu": (-ALPHA, np.inf, 0, 1),
+    "selu": (SELU_LIMIT, np.inf, 0, 1.0507009873554805),
+    "gelu": (0, np.inf, 0, 1),
+    "gelu_tanh": (0, np.inf, 0, 1),
+    "mish": (0, np.inf, 0, 1),
+    "softplus": (0, np.inf, 0, 1),
+    "softsign": (-1, 1, 0, 0),
+    "relu6": (0, 6, 0, 0),
+    "hard_tanh": (-1, 1, 0, 0),
+    "hard_sigmoid": (0, 1, 0, 0),
+    "hard_swish": (0, np.inf, 0, 1),
+}
+
+
+@pytest.mark.parametrize("row", ACTIVATIONS, ids=lambda row: row.name)
+def test_activation_at_infinity(kernels, dtype, row):
+    z = np.array([[-np.inf, np.inf]], dtype)
+    y, slope = np.empty_like(z), np.empty_like(z)
+    kernels.activation_forward(z, row.code, ALPHA, y)
+    known = y if row.from_output else z
+    kernels.activation_backward(known, np.ones_like(z), row.code, ALPHA, slope)
+    tolerance = 2 * np.finfo(dtype).eps
+    np.testing.assert_allclose(np.append(y, slope), LIMITS[row.name], tolerance, tolerance)
+
+
+@every_activation
+def test_activation_of_nan_is_nan(kernels, dtype, activation):
+    z = np.full((1, 17), np.nan, dtype)
+    kernels.activation_forward(z, activation, ALPHA, z)
+    assert np.isnan(z).all()
 
 
 @every_activation
@@ -181,7 +232,7 @@ def dense_backward_input_arguments(rng, dtype, size, activation, n_threads=1):
     return {
         "delta": normal(rng, dtype, n_samples, n_out),
         "weight": normal(rng, dtype, n_in, n_out),
-        "y": activate(normal(rng, dtype, n_samples, n_in), activation),
+        "y_or_z": known(normal(rng, dtype, n_samples, n_in), activation),
         "activation": activation,
         "alpha": ALPHA,
         "out": unwritten(dtype, n_samples, n_in),
@@ -205,7 +256,7 @@ def dense_backward_weight_arguments(rng, dtype, size, n_threads=1):
 def batch_and_single(kernel, arguments):
     """Yield a kernel with its arguments, then its twin for one sample with the first sample's."""
     yield kernel, arguments
-    batched = [name for name in ("x", "y", "delta", "out") if name in arguments]
+    batched = [name for name in ("x", "y_or_z", "delta", "out") if name in arguments]
     if len(arguments[batched[0]]):
         rest = {k: v for k, v in arguments.items() if k not in ("workspace", "n_threads")}
         yield f"{kernel}_single", rest | {name: arguments[name][0] for name in batched}
@@ -214,14 +265,14 @@ def batch_and_single(kernel, arguments):
 def compare_dense_forward(compare, arguments):
     for kernel, given in batch_and_single("dense_forward", arguments):
         x, weight, bias = (np.abs(given[name]) for name in ("x", "weight", "bias"))
-        magnitude = 1 + x @ weight + bias  # |σ(z)| ≤ 1 + |z|
+        magnitude = 2 + 2 * (x @ weight + bias)  # |σ(z)| ≤ 2 + 2|z|
         compare(kernel, given, {"out": magnitude}, len(weight))
 
 
 def compare_dense_backward_input(compare, arguments):
     for kernel, given in batch_and_single("dense_backward_input", arguments):
         delta, weight = np.abs(given["delta"]), np.abs(given["weight"])
-        magnitude = delta @ weight.T  # |σ'(z)| ≤ 1
+        magnitude = 2 * delta @ weight.T  # |σ'(z)| ≤ 2
         compare(kernel, given, {"out": magnitude}, weight.shape[1])
 
 

@@ -187,6 +187,12 @@ def test_layers_and_reprs():
     assert repr(grad).startswith("Gradient(43 entries, norm ")
 
 
+def test_an_activation_has_other_names():
+    swish, silu = (fm.MLP.from_sizes([3, 4, 2], activation=n, seed=0) for n in ("swish", "silu"))
+    x = np.linspace(-1, 1, 3)
+    np.testing.assert_array_equal(swish(x), silu(x))
+
+
 def test_alpha_is_the_slope_below_zero(backend):
     net = fm.MLP([fm.Dense(4, 4, "leaky_relu", alpha=0.3)], dtype="float64")
     net.weights[0][...] = np.eye(4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastmlp.kernels.catalogue import CODES, OPTIMIZERS
+from fastmlp.kernels.catalogue import ACTIVATIONS, CODES, OPTIMIZERS
 
 #: Widths of networks of depth 1 to 4, with odd tails and a sum of 300 products.
 WIDTHS = {
@@ -14,7 +14,7 @@ WIDTHS = {
     3: (65, 31, 1, 5),
     4: (9, 300, 16, 8, 2),
 }
-ACTIVATIONS = ("leaky_relu", "tanh", "relu", "sigmoid")
+SEVERAL = ("leaky_relu", "tanh", "silu", "sigmoid")
 
 #: Batches: none, the matrix–vector path, small ones, more than a row block.
 N_SAMPLES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 97, 200)
@@ -29,7 +29,7 @@ def make_network(make_problem, dtype):
     """Return the function that draws a network of some depth, its last layer linear."""
 
     def make(depth, **options):
-        activations = (*ACTIVATIONS[: depth - 1], "identity")
+        activations = (*SEVERAL[: depth - 1], "identity")
         return make_problem(dtype, WIDTHS[depth], activations, **options)
 
     return make
@@ -58,6 +58,14 @@ def test_forward_and_gradient(compare, make_network, depth, n_samples):
     problem = make_network(depth, n_samples=n_samples)
     compare_forward(compare, problem)
     compare_gradient(compare, problem)
+
+
+@pytest.mark.parametrize("n_samples", [1, 3, 97])
+@pytest.mark.parametrize("activation", [row.name for row in ACTIVATIONS])
+def test_every_activation(compare, make_problem, dtype, activation, n_samples):
+    problem = make_problem(dtype, WIDTHS[3], [activation] * 3, n_samples=n_samples)
+    compare_forward(compare, problem, 2)
+    compare_gradient(compare, problem, 2)
 
 
 @every_thread_count

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="parity with PyTorch is checked wher
 functional = torch.nn.functional
 
 N_SAMPLES, N_OUT = 9, 7
-ALPHA = 0.2
+ALPHA = 0.25  # PyTorch's CELU rounds 1/α to float32
 
 ACTIVATIONS = {
     "identity": lambda z: z.clone(),
@@ -20,6 +20,20 @@ ACTIVATIONS = {
     "leaky_relu": lambda z: functional.leaky_relu(z, ALPHA),
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
+    "silu": functional.silu,
+    "elu": lambda z: functional.elu(z, ALPHA),
+    "celu": lambda z: functional.celu(z, ALPHA),
+    "selu": functional.selu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda z: functional.gelu(z, approximate="tanh"),
+    "mish": functional.mish,
+    "softplus": lambda z: functional.softplus(z, ALPHA),
+    "softsign": functional.softsign,
+    "relu6": functional.relu6,
+    "hard_tanh": functional.hardtanh,
+    # Its own hardsigmoid rounds the derivative 1/6 to float32.
+    "hard_sigmoid": lambda z: functional.relu6(z + 3) / 6,
+    "hard_swish": functional.hardswish,
 }
 
 LOSSES = {
@@ -40,12 +54,36 @@ def test_activation(kernels, rng, name):
     z, grad = rng.normal(size=(2, N_SAMPLES, N_OUT))
     y, below = np.empty_like(z), np.empty_like(z)
     kernels.activation_forward(z, CODES[name.upper()], ALPHA, y)
-    kernels.activation_backward(y, grad, CODES[name.upper()], ALPHA, below)
+    row = catalogue.ACTIVATIONS[CODES[name.upper()]]
+    kernels.activation_backward(y if row.from_output else z, grad, row.code, ALPHA, below)
     tensor = torch.tensor(z, requires_grad=True)
     output = ACTIVATIONS[name](tensor)
     output.backward(torch.tensor(grad))
     assert_same(y, output)
     assert_same(below, tensor.grad)
+
+
+@pytest.mark.parametrize("row", catalogue.ACTIVATIONS, ids=lambda row: row.name)
+def test_activation_at_edge_values(kernels, dtype, row):
+    """Kinks and their neighbourhood, signed zeros, subnormals and large numbers.
+
+    Not NaN and ±inf, where PyTorch has NaN in places of limits, for 0 · inf; what the
+    kernels have there is checked without it.
+    """
+    info = np.finfo(dtype)
+    sizes = [0, info.smallest_subnormal, info.tiny, info.eps, 1, 20, 20 / ALPHA, 30, 1e4]
+    near_kinks = [kink + step for kink in row.kinks for step in (-1e-3, 0, 1e-3)]
+    z = np.array([*sizes, *(-size for size in sizes), *near_kinks], dtype)[None]
+    y, below = np.empty_like(z), np.empty_like(z)
+    kernels.activation_forward(z, row.code, ALPHA, y)
+    known = y if row.from_output else z
+    kernels.activation_backward(known, np.ones_like(z), row.code, ALPHA, below)
+    tensor = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+    output = ACTIVATIONS[row.name](tensor)
+    output.sum().backward()
+    tolerance = 1e-12 if dtype == np.float64 else 2e-6
+    for actual, expected in ((y, output.detach()), (below, tensor.grad)):
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_loss(kernels, draw_target, rng, objective):
