@@ -30,6 +30,7 @@ from .callbacks import Callback, EarlyStopping
 from .gradcheck import check_gradient, finite_difference_gradient
 from .history import History
 from .layers import Dense
+from .losses import BinaryCrossEntropy, CrossEntropy, Huber, Pinball
 from .network import MLP
 from .optimizers import SGD, Adam
 from .serialization import load
@@ -38,10 +39,14 @@ __all__ = [
     "MLP",
     "SGD",
     "Adam",
+    "BinaryCrossEntropy",
     "Callback",
+    "CrossEntropy",
     "Dense",
     "EarlyStopping",
     "History",
+    "Huber",
+    "Pinball",
     "check_gradient",
     "datasets",
     "finite_difference_gradient",

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._validation import as_list, check_integer, check_real
 from .history import History
+from .metrics import DIRECTIONS
 from .network import MLP
 
 __all__ = ["Callback", "EarlyStopping", "EpochFunction", "as_callbacks", "progress"]
@@ -76,7 +77,7 @@ class EarlyStopping(Callback):
     restore_best : bool, default=True
         Whether to put the parameters of the best epoch back at the end.
     mode : {"min", "max"}, optional
-        Whether small or large values are good; known for losses and "accuracy".
+        Whether small or large values are good; known for losses and for metrics by name.
 
     Attributes
     ----------
@@ -98,7 +99,8 @@ class EarlyStopping(Callback):
         restore_best: bool = True,
         mode: Literal["min", "max"] | None = None,
     ) -> None:
-        known = {"loss": "min", "val_loss": "min", "accuracy": "max", "val_accuracy": "max"}
+        known = {"loss": "min"} | DIRECTIONS
+        known |= {f"val_{name}": direction for name, direction in known.items()}
         direction = mode or known.get(monitor)
         if direction not in ("min", "max"):
             raise ValueError(f"mode must be 'min' or 'max' for monitor={monitor!r}, got {mode!r}")
