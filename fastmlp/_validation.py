@@ -548,7 +548,7 @@ def as_batch(
         raise ValueError(f"{arguments[1]} has {came}, but {arguments[0]} has {len(x)} samples")
     weight = _as_sample_weight(sample_weight, len(x), dtype, arguments[2])
     x_name, y_name, weight_name = arguments
-    if not weight.all():
+    if len(weight) and not weight.all():
         present = weight > 0
         x, array, weight = x[present], array[present], weight[present]
         x_name, y_name = f"{x_name}[{weight_name} > 0]", f"{y_name}[{weight_name} > 0]"

@@ -162,39 +162,39 @@ def _tanh_gradient(y, grad):
     return grad * (ONE - y * y)
 
 
-@_inline
+@_inner
 def _sign(d):
     return ONE if d > ZERO else (-ONE if d < ZERO else d)  # 0 and NaN stay
 
 
-@_inline
+@_inner
 def _huber(d, delta):
     distance = abs(d)
     cut = distance if distance < delta else delta
     return cut * (distance - HALF * cut)
 
 
-@_inline
+@_inner
 def _huber_gradient(d, delta):
     return -delta if d < -delta else (delta if d > delta else d)
 
 
-@_inline
+@_inner
 def _pinball(above, tau):
     return tau * above if above > ZERO else (tau - ONE) * above
 
 
-@_inline
+@_inner
 def _pinball_gradient(above, tau):
     return -tau if above > ZERO else (ONE - tau if above < ZERO else above)
 
 
-@_inline
+@_inner
 def _hinge(margin, squared):
     return _relu(margin) * (_relu(margin) if squared else ONE)
 
 
-@_inline
+@_inner
 def _hinge_gradient(margin, squared):
     return TWO * _relu(margin) if squared else (ZERO if margin <= ZERO else ONE)
 
