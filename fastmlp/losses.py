@@ -36,7 +36,7 @@ PROBABILITY_ACTIVATIONS = ("sigmoid", "softmax")
 ClassWeight = Mapping[int, float] | ArrayLike | Literal["balanced"] | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Loss:
     """A loss L(o, t) of one sample; a batch's loss is the mean weighted by ``sample_weight``.
 
@@ -47,6 +47,9 @@ class Loss:
     """
 
     row: catalogue.Loss
+
+    def __repr__(self) -> str:
+        return f"<loss {self.name!r}>"
 
     @property
     def name(self) -> str:

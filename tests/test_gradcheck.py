@@ -85,7 +85,11 @@ def smallest_pre_activation(net, x):
 
 @pytest.mark.parametrize("loss", OBJECTIVES, ids=repr)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_backpropagation_is_right(backend, activation, loss, depth=2):
+def test_backpropagation_is_right(backend, activation, loss):
+    check_backpropagation(backend, activation, loss, depth=2)
+
+
+def check_backpropagation(backend, activation, loss, depth):
     with fm.use_backend(backend):
         for as_labels in (False, True)[: 1 + ("labels" in loss.row.target)]:
             net, x, y = draw(activation, loss, depth, as_labels)
@@ -99,7 +103,7 @@ def test_backpropagation_is_right(backend, activation, loss, depth=2):
 @pytest.mark.parametrize("depth", [1, 3, 4])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_backpropagation_is_right_at_every_depth(backend, depth, activation):
-    test_backpropagation_is_right(backend, activation, LOSSES["cross_entropy"], depth)
+    check_backpropagation(backend, activation, LOSSES["cross_entropy"], depth)
 
 
 @pytest.mark.parametrize("rank", [0, -1], ids=["smallest entry", "largest entry"])
