@@ -30,6 +30,7 @@ from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .gradcheck import check_gradient, finite_difference_gradient
 from .history import History
 from .layers import Dense
+from .losses import BinaryCrossEntropy, CrossEntropy, Huber, Pinball
 from .minimization import Minimization, minimize
 from .network import MLP
 from .optimizers import SGD, Adam
@@ -40,12 +41,16 @@ __all__ = [
     "MLP",
     "SGD",
     "Adam",
+    "BinaryCrossEntropy",
     "Callback",
+    "CrossEntropy",
     "Dense",
     "EarlyStopping",
     "History",
+    "Huber",
     "LearningRateRange",
     "Minimization",
+    "Pinball",
     "ReduceOnPlateau",
     "check_gradient",
     "datasets",

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .kernels.catalogue import Loss
 
 __all__ = [
+    "ARGUMENTS",
     "Array",
     "Batch",
     "Seed",
@@ -40,6 +41,9 @@ Seed = int | np.random.Generator | None
 
 DTYPES = (np.dtype("float32"), np.dtype("float64"))
 NO_LABELS = np.empty(0, np.int64)
+
+#: What the arguments of most methods are called.
+ARGUMENTS = ("X", "y", "sample_weight")
 
 #: Largest |Σⱼ tⱼ − 1| of a row of probabilities: room for rows computed in float16.
 PROBABILITY_TOLERANCE = 1e-3
@@ -491,29 +495,37 @@ def as_batch(
     *,
     n_in: int,
     n_out: int,
+    n_targets: int,
     loss: Loss,
     dtype: np.dtype[Any],
-    arguments: tuple[str, str] = ("X", "y"),
+    arguments: tuple[str, str, str] = ARGUMENTS,
+    finite: bool = False,
 ) -> Batch:
     """Return inputs and targets as the network kernels take them.
+
+    Samples of weight 0 are left out: whatever they hold, they are absent.
 
     Parameters
     ----------
     X : array_like of shape (n_samples, n_in) or (n_in,)
         Inputs, or one input.
     y : array_like
-        What the loss compares with: a row of `n_out` numbers or a label for each
-        sample; for one output also one number a sample.
+        What the loss compares with: a row of `n_targets` numbers or a label for each
+        sample; for one number a row also one number a sample.
     sample_weight : array_like of shape (n_samples,) or None
         Weights, or None for equal ones.
     n_in, n_out : int
         Sizes of the network.
+    n_targets : int
+        Numbers that the loss compares with the outputs of a sample.
     loss : Loss
         Row of the loss.
     dtype : numpy.dtype
         Dtype of the network.
-    arguments : tuple of str, default=("X", "y")
-        What the user calls `X` and `y`.
+    arguments : tuple of str, default=ARGUMENTS
+        What the user calls `X`, `y` and `sample_weight`.
+    finite : bool, default=False
+        Whether `X` and `y` must be finite.
 
     Returns
     -------
@@ -534,19 +546,29 @@ def as_batch(
     if not array.ndim or len(array) != len(x):
         came = f"{len(array)} samples" if array.ndim else "no axis of samples"
         raise ValueError(f"{arguments[1]} has {came}, but {arguments[0]} has {len(x)} samples")
-    target, labels = np.empty((0, n_out), dtype), NO_LABELS
-    if array.ndim == 1 and "labels" in loss.target:
-        labels = _as_labels(array, n_out, arguments[1])
+    weight = _as_sample_weight(sample_weight, len(x), dtype, arguments[2])
+    x_name, y_name, weight_name = arguments
+    if len(weight) and not weight.all():
+        present = weight > 0
+        x, array, weight = x[present], array[present], weight[present]
+        x_name, y_name = f"{x_name}[{weight_name} > 0]", f"{y_name}[{weight_name} > 0]"
+    target, labels = np.empty((0, n_targets), dtype), NO_LABELS
+    if array.ndim == 1 and "labels" in loss.target and n_out > 1:
+        labels = _as_labels(array, n_out, loss, y_name)
     else:
-        target = _as_target(array, n_out, loss, dtype, arguments[1])
-    return Batch(x, target, labels, _as_sample_weight(sample_weight, len(x), dtype))
+        target = _as_target(array, n_targets, loss, dtype, y_name)
+    if finite:
+        check_finite(x_name, x)
+        check_finite(y_name, target)
+    return Batch(x, target, labels, weight)
 
 
-def _as_labels(array: NDArray[Any], n_out: int, argument: str) -> NDArray[np.int64]:
+def _as_labels(array: NDArray[Any], n_out: int, loss: Loss, argument: str) -> NDArray[np.int64]:
     """Return one integer in [0, n_out) for each sample."""
     if array.dtype.kind not in "biu":
+        kind = loss.target.removeprefix("labels or ")
         raise TypeError(
-            f"{argument} must hold integer labels or rows of {n_out} probabilities, "
+            f"{argument} must hold integer labels or rows of {n_out} {kind}, "
             f"got {array.dtype} of shape {array.shape}"
         )
     labels = _for_kernels(array, np.dtype(np.int64))
@@ -561,33 +583,41 @@ def _as_labels(array: NDArray[Any], n_out: int, argument: str) -> NDArray[np.int
 
 
 def _as_target(
-    array: NDArray[Any], n_out: int, loss: Loss, dtype: np.dtype[Any], argument: str
+    array: NDArray[Any], n_targets: int, loss: Loss, dtype: np.dtype[Any], argument: str
 ) -> Array:
-    """Return a row of n_out values or probabilities for each sample."""
-    if array.ndim == 1 and n_out == 1:
+    """Return a row of n_targets numbers, such as the loss takes, for each sample."""
+    if array.ndim == 1 and n_targets == 1:
         array = array[:, np.newaxis]
-    if array.shape[1:] != (n_out,):
-        expected = f"rows of {n_out} numbers, the network's outputs"
+    if array.shape[1:] != (n_targets,):
+        expected = f"rows of {n_targets} numbers, the network's outputs"
+        if loss.outputs_per_target != 1:
+            expected = f"rows of {n_targets} numbers, which {loss.name!r} has outputs for"
         if "labels" in loss.target:
             expected = f"integer labels of shape ({len(array)},) or {expected}"
         raise ValueError(f"{argument} must hold {expected}, got shape {array.shape}")
     target = as_rows(array, dtype)
-    if loss.target != "values":
-        _check_probabilities(target, argument, rows_sum_to_one="labels" in loss.target)
+    if loss.target == "counts":
+        _check_entries(target, target >= 0, f"{argument} must hold counts of at least 0", argument)
+    elif "signs" in loss.target:
+        signs = f"{argument} must hold −1 for no and 1 for yes (2 * y - 1 if y is 0 or 1)"
+        _check_entries(target, np.abs(target) == 1, signs, argument)
+    elif loss.target != "values":
+        in_range = (target >= 0) & (target <= 1)
+        _check_entries(target, in_range, f"{argument} must hold probabilities", argument)
+        if "labels" in loss.target:
+            _check_sums(target, argument)
     return target
 
 
-def _check_probabilities(target: Array, argument: str, rows_sum_to_one: bool) -> None:
-    """Refuse entries outside [0, 1] and, for classes, rows that do not sum to 1."""
-    bad = np.argwhere(~((target >= 0) & (target <= 1)))
-    if len(bad):
-        row, column = bad[0]
-        raise ValueError(
-            f"{argument} must hold probabilities, but {argument}[{row}, {column}] is "
-            f"{target[row, column]}"
-        )
-    if not rows_sum_to_one:
-        return
+def _check_entries(target: Array, valid: NDArray[np.bool_], expected: str, argument: str) -> None:
+    """Refuse entries that are not valid, naming the first."""
+    if not valid.all():
+        row, column = np.argwhere(~valid)[0]
+        raise ValueError(f"{expected}, but {argument}[{row}, {column}] is {target[row, column]}")
+
+
+def _check_sums(target: Array, argument: str) -> None:
+    """Refuse rows of probabilities of classes that do not sum to 1."""
     sums = target.sum(axis=1, dtype=np.float64)
     off = np.flatnonzero(np.abs(sums - 1) > PROBABILITY_TOLERANCE)
     if len(off):
@@ -597,15 +627,17 @@ def _check_probabilities(target: Array, argument: str, rows_sum_to_one: bool) ->
         )
 
 
-def _as_sample_weight(value: ArrayLike | None, n: int, dtype: np.dtype[Any]) -> Array:
+def _as_sample_weight(
+    value: ArrayLike | None, n: int, dtype: np.dtype[Any], argument: str
+) -> Array:
     """Return finite weights that are not negative and not all 0, or an empty array."""
     if value is None:
         return np.empty(0, dtype)
-    weight = as_vector("sample_weight", value, n, dtype)
-    check_finite("sample_weight", weight)
+    weight = as_vector(argument, value, n, dtype)
+    check_finite(argument, weight)
     if (weight < 0).any() or not weight.any():
         raise ValueError(
-            "sample_weight must hold weights of at least 0 and not only zeros, got "
+            f"{argument} must hold weights of at least 0 and not only zeros, got "
             f"{weight.min()} to {weight.max()}"
         )
     return weight

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._validation import as_list, check_integer, check_real
 from .history import History
+from .metrics import DIRECTIONS
 from .network import MLP
 from .optimizers import Optimizer, check_optimizer
 
@@ -80,7 +81,7 @@ class Monitor(Callback):
     min_delta : float
         Smallest change that counts as an improvement.
     mode : {"min", "max"} or None
-        Whether small or large values are good; known for losses and "accuracy".
+        Whether small or large values are good; known for losses and for metrics by name.
 
     Raises
     ------
@@ -89,7 +90,8 @@ class Monitor(Callback):
     """
 
     def __init__(self, monitor: str, min_delta: float, mode: Literal["min", "max"] | None) -> None:
-        known = {"loss": "min", "val_loss": "min", "accuracy": "max", "val_accuracy": "max"}
+        known = {"loss": "min"} | DIRECTIONS
+        known |= {f"val_{name}": direction for name, direction in known.items()}
         direction = mode or known.get(monitor)
         if direction not in ("min", "max"):
             raise ValueError(f"mode must be 'min' or 'max' for monitor={monitor!r}, got {mode!r}")
@@ -139,7 +141,7 @@ class EarlyStopping(Monitor):
     restore_best : bool, default=True
         Whether to put the parameters of the best epoch back at the end.
     mode : {"min", "max"}, optional
-        Whether small or large values are good; known for losses and "accuracy".
+        Whether small or large values are good; known for losses and for metrics by name.
 
     Attributes
     ----------
@@ -242,7 +244,7 @@ class ReduceOnPlateau(Monitor):
     min_learning_rate : float, default=0.0
         The rate is not lowered below, at least 0.
     mode : {"min", "max"}, optional
-        Whether small or large values are good; known for losses and "accuracy".
+        Whether small or large values are good; known for losses and for metrics by name.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._validation import Batch, check_real, look_up
 from .backends import current_kernels
-from .kernels import catalogue
+from .losses import Loss
 from .network import MLP, make_batch
 from .pacing import Pace
 from .parameters import Gradient, Parameters
@@ -32,7 +32,7 @@ def finite_difference_gradient(
     net: MLP,
     X: ArrayLike,
     y: ArrayLike,
-    loss: str = "cross_entropy",
+    loss: str | Loss = "cross_entropy",
     sample_weight: ArrayLike | None = None,
     *,
     scheme: Literal["central", "forward"] = "central",
@@ -53,10 +53,10 @@ def finite_difference_gradient(
         Samples, or one sample.
     y : array_like
         Targets, as for :meth:`MLP.loss`.
-    loss : str, default="cross_entropy"
-        Name of the loss.
+    loss : str or Loss, default="cross_entropy"
+        The loss, as for :meth:`MLP.loss`.
     sample_weight : array_like of shape (n_samples,), optional
-        Weights, at least 0; equal if left out.
+        Weights, as for :meth:`MLP.loss`.
     scheme : {"central", "forward"}, default="central"
         The formula.
     step : float, optional
@@ -74,7 +74,7 @@ def finite_difference_gradient(
         If an argument does not fit, or θ ± step rounds to θ for some parameter.
     """
     central, power = look_up("scheme", scheme, SCHEMES)
-    row, batch = make_batch(net, X, y, loss, sample_weight)
+    objective, batch = make_batch(net, X, y, loss, sample_weight)
     layout = net.parameters.layout
     theta = net.get_parameters()
     if step is None:
@@ -83,7 +83,8 @@ def finite_difference_gradient(
         steps = np.full(len(theta), check_real("step", step, "(0, inf)"))
         _check_step(step, steps.astype(net.dtype), theta)
     grad = Gradient(layout)
-    grad.arena[layout.indices] = _differences(net, batch, row, steps.astype(net.dtype), central)
+    steps = steps.astype(net.dtype)
+    grad.arena[layout.indices] = _differences(net, batch, objective, steps, central)
     return grad
 
 
@@ -98,7 +99,7 @@ def _check_step(step: float, steps: NDArray[Any], theta: NDArray[Any]) -> None:
 
 
 def _differences(
-    net: MLP, batch: Batch, loss: catalogue.Loss, steps: NDArray[Any], central: bool
+    net: MLP, batch: Batch, loss: Loss, steps: NDArray[Any], central: bool
 ) -> NDArray[np.float64]:
     """Return the difference quotient of each parameter, in the compact order."""
     layout = net.parameters.layout
@@ -112,7 +113,7 @@ def _differences(
             layout.alphas,
             moved.arena,
             *batch,
-            loss.code,
+            *loss.arguments(net.n_out),
             layout.indices[part],
             steps[part],
             central,
@@ -205,7 +206,7 @@ def check_gradient(
     net: MLP,
     X: ArrayLike,
     y: ArrayLike,
-    loss: str = "cross_entropy",
+    loss: str | Loss = "cross_entropy",
     sample_weight: ArrayLike | None = None,
 ) -> GradientCheck:
     """Compare backpropagation with central differences, in float64.
@@ -223,10 +224,10 @@ def check_gradient(
         Samples, or one sample.
     y : array_like
         Targets, as for :meth:`MLP.loss`.
-    loss : str, default="cross_entropy"
-        Name of the loss.
+    loss : str or Loss, default="cross_entropy"
+        The loss, as for :meth:`MLP.loss`.
     sample_weight : array_like of shape (n_samples,), optional
-        Weights, at least 0; equal if left out.
+        Weights, as for :meth:`MLP.loss`.
 
     Returns
     -------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,13 +12,28 @@ from numpy.typing import NDArray
 from ._validation import as_list, look_up
 from .history import RESERVED
 
-__all__ = ["METRICS", "MetricFunction", "accuracy", "by_name"]
+__all__ = [
+    "DIRECTIONS",
+    "METRICS",
+    "MetricFunction",
+    "accuracy",
+    "binary_accuracy",
+    "by_name",
+    "evaluate",
+    "mae",
+    "mse",
+    "r2",
+    "rmse",
+]
 
-#: ``f(y, output)`` for targets (n,) or (n, n_out) and outputs (n, n_out).
-MetricFunction = Callable[[NDArray[Any], NDArray[Any]], float]
+#: ``f(y, output)`` for targets (n,) or (n, n_out) and outputs (n, n_out); ``f(y, output,
+#: sample_weight=…)`` where there are weights and it has the argument.
+MetricFunction = Callable[..., float]
+
+Array = NDArray[Any]
 
 
-def accuracy(y: NDArray[Any], output: NDArray[Any]) -> float:
+def accuracy(y: Array, output: Array, sample_weight: Array | None = None) -> float:
     """Return the share of samples whose class the network gets right.
 
     Parameters
@@ -27,6 +43,8 @@ def accuracy(y: NDArray[Any], output: NDArray[Any]) -> float:
         above 1/2 means yes.
     output : numpy.ndarray of shape (n, n_out)
         Logits: the largest is the class; for one output, above 0 means yes.
+    sample_weight : numpy.ndarray of shape (n,), optional
+        Weights of the samples; equal if left out.
 
     Returns
     -------
@@ -34,12 +52,168 @@ def accuracy(y: NDArray[Any], output: NDArray[Any]) -> float:
         From 0 to 1.
     """
     if output.shape[1] == 1:
-        return float(np.mean((output[:, 0] > 0) == (y.reshape(-1) > 0.5)))
+        return binary_accuracy(y, output, sample_weight)
     labels = y if y.ndim == 1 else y.argmax(axis=1)
-    return float(np.mean(output.argmax(axis=1) == labels))
+    return float(np.average(output.argmax(axis=1) == labels, weights=sample_weight))
 
 
-METRICS: dict[str, MetricFunction] = {"accuracy": accuracy}
+def binary_accuracy(y: Array, output: Array, sample_weight: Array | None = None) -> float:
+    """Return the share of answers, yes or no, that the network gets right.
+
+    Parameters
+    ----------
+    y : numpy.ndarray of shape (n,) or (n, n_out)
+        For each output, a number above 1/2 means yes.
+    output : numpy.ndarray of shape (n, n_out)
+        Logits: above 0 means yes.
+    sample_weight : numpy.ndarray of shape (n,), optional
+        Weights of the samples; equal if left out.
+
+    Returns
+    -------
+    float
+        From 0 to 1, the mean over the outputs.
+    """
+    right = (output > 0) == (_rows_like(y, output) > 0.5)
+    return float(np.average(right.mean(axis=1), weights=sample_weight))
+
+
+def mae(y: Array, output: Array, sample_weight: Array | None = None) -> float:
+    """Return the mean absolute error.
+
+    Parameters
+    ----------
+    y : numpy.ndarray of shape (n,) or (n, n_out)
+        Values.
+    output : numpy.ndarray of shape (n, n_out)
+        Estimates.
+    sample_weight : numpy.ndarray of shape (n,), optional
+        Weights of the samples; equal if left out.
+
+    Returns
+    -------
+    float
+        The mean over samples and outputs, in units of `y`.
+    """
+    distance = np.abs(output - _rows_like(y, output)).mean(axis=1, dtype=np.float64)
+    return float(np.average(distance, weights=sample_weight))
+
+
+def mse(y: Array, output: Array, sample_weight: Array | None = None) -> float:
+    """Return the mean squared error.
+
+    Parameters
+    ----------
+    y : numpy.ndarray of shape (n,) or (n, n_out)
+        Values.
+    output : numpy.ndarray of shape (n, n_out)
+        Estimates.
+    sample_weight : numpy.ndarray of shape (n,), optional
+        Weights of the samples; equal if left out.
+
+    Returns
+    -------
+    float
+        The mean over samples and outputs, in squared units of `y`.
+    """
+    distance = np.square(output - _rows_like(y, output)).mean(axis=1, dtype=np.float64)
+    return float(np.average(distance, weights=sample_weight))
+
+
+def rmse(y: Array, output: Array, sample_weight: Array | None = None) -> float:
+    """Return the root of the mean squared error over samples and outputs.
+
+    Parameters
+    ----------
+    y : numpy.ndarray of shape (n,) or (n, n_out)
+        Values.
+    output : numpy.ndarray of shape (n, n_out)
+        Estimates.
+    sample_weight : numpy.ndarray of shape (n,), optional
+        Weights of the samples; equal if left out.
+
+    Returns
+    -------
+    float
+        In units of `y`.
+    """
+    return float(np.sqrt(mse(y, output, sample_weight)))
+
+
+def r2(y: Array, output: Array, sample_weight: Array | None = None) -> float:
+    """Return the coefficient of determination, R² = 1 − Σ (o − y)² / Σ (y − ȳ)².
+
+    Parameters
+    ----------
+    y : numpy.ndarray of shape (n,) or (n, n_out)
+        Values.
+    output : numpy.ndarray of shape (n, n_out)
+        Estimates.
+    sample_weight : numpy.ndarray of shape (n,), optional
+        Weights of the samples; equal if left out.
+
+    Returns
+    -------
+    float
+        The mean over the outputs: 1 if all is right, 0 for the mean as estimate. For an
+        output whose values are all the same, 1 if all is right, else 0.
+    """
+    values = _rows_like(y, output).astype(np.float64)
+    mean = np.average(values, axis=0, weights=sample_weight)
+    residual = np.average(np.square(output - values), axis=0, weights=sample_weight)
+    spread = np.average(np.square(values - mean), axis=0, weights=sample_weight)
+    ratio = np.divide(residual, spread, where=spread > 0, out=(residual > 0).astype(np.float64))
+    return float(np.mean(1 - ratio))
+
+
+def _rows_like(y: Array, output: Array) -> Array:
+    """Return targets as rows of as many numbers as there are outputs."""
+    rows = y.reshape(len(y), -1)
+    if rows.shape != output.shape:
+        raise ValueError(
+            f"this metric needs a number for each output, got y of shape {y.shape} for outputs "
+            f"of shape {output.shape}: use a function of your own"
+        )
+    return rows
+
+
+METRICS: dict[str, MetricFunction] = {
+    function.__name__: function for function in (accuracy, binary_accuracy, mae, mse, rmse, r2)
+}
+
+#: Whether small or large values are good.
+DIRECTIONS = {name: "min" if name in ("mae", "mse", "rmse") else "max" for name in METRICS}
+
+
+def evaluate(metric: MetricFunction, y: Array, output: Array, sample_weight: Array) -> float:
+    """Compute a metric, with the weights if there are any and it takes them.
+
+    Parameters
+    ----------
+    metric : callable
+        The metric.
+    y : numpy.ndarray of shape (n,) or (n, n_out)
+        Targets.
+    output : numpy.ndarray of shape (n, n_out)
+        Outputs.
+    sample_weight : numpy.ndarray of shape (n,) or (0,)
+        Weights, or empty for equal ones.
+
+    Returns
+    -------
+    float
+        The number.
+    """
+    if len(sample_weight) and _takes_weights(metric):
+        return float(metric(y, output, sample_weight=sample_weight))
+    return float(metric(y, output))
+
+
+def _takes_weights(metric: MetricFunction) -> bool:
+    try:
+        return "sample_weight" in inspect.signature(metric).parameters
+    except (TypeError, ValueError):  # compiled functions may have no signature
+        return False
 
 
 def by_name(metrics: Iterable[str | MetricFunction]) -> dict[str, MetricFunction]:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import line_search
-from ._validation import check_finite, check_integer, check_real, look_up
+from ._validation import check_integer, check_real, look_up
 from .line_search import Trial
-from .network import MLP, make_batch
+from .losses import Loss
+from .network import MLP, check_batch
 
 __all__ = ["REASONS", "Minimization", "minimize"]
 
@@ -85,7 +86,7 @@ def minimize(
     net: MLP,
     X: ArrayLike,
     y: ArrayLike,
-    loss: str = "cross_entropy",
+    loss: str | Loss = "cross_entropy",
     method: Literal["gradient_descent", "lbfgs"] = "gradient_descent",
     *,
     sample_weight: ArrayLike | None = None,
@@ -121,7 +122,7 @@ def minimize(
         Samples.
     y : array_like
         Targets, as for :meth:`MLP.loss`.
-    loss : str, default="cross_entropy"
+    loss : str or Loss, default="cross_entropy"
         Name of the loss; f is its mean over the samples.
     method : {"gradient_descent", "lbfgs"}, default="gradient_descent"
         The algorithm; L-BFGS needs scipy.
@@ -187,15 +188,18 @@ class _Objective:
     """The loss of all samples as a function f of the vector θ of all parameters, counted."""
 
     def __init__(
-        self, net: MLP, X: ArrayLike, y: ArrayLike, loss: str, sample_weight: ArrayLike | None
+        self,
+        net: MLP,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str | Loss,
+        sample_weight: ArrayLike | None,
     ) -> None:
         self.net = net.astype("float64")
-        row, batch = make_batch(self.net, X, y, loss, sample_weight)
-        check_finite("X", batch.x)
-        check_finite("y", batch.target)
+        objective, _ = check_batch(self.net, X, y, loss, sample_weight, finite=True)
         self.x = np.asarray(X, np.float64)
         self.y = np.asarray(y)
-        self.loss_name = row.name
+        self.loss_name = objective.name
         self.options: dict[str, Any] = {"loss": loss, "sample_weight": sample_weight}
         self.n_values = self.n_gradients = 0
         self.best = self.last = _Point(self.net.get_parameters(), np.inf, np.empty(0))

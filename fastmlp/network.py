@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import activations, losses
 from ._validation import (
+    ARGUMENTS,
     Array,
     Batch,
     Seed,
@@ -32,6 +33,7 @@ from .backends import current_kernels, threads_for
 from .initializers import Initializer
 from .kernels import catalogue
 from .layers import Dense
+from .losses import Loss
 from .parameters import Gradient, Layout, Parameters
 from .workspaces import Workspaces
 
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from .metrics import MetricFunction
     from .optimizers import Optimizer
 
-__all__ = ["GRADIENT_WORK", "MLP", "check_layers", "empty_network", "make_batch"]
+__all__ = ["GRADIENT_WORK", "MLP", "check_batch", "check_layers", "empty_network", "make_batch"]
 
 #: Operations and rows of one call where the samples are cut into blocks: below 100 ms,
 #: and a few tens of MB of workspace.
@@ -351,7 +353,7 @@ class MLP:
         self,
         X: ArrayLike,
         y: ArrayLike,
-        loss: str = "cross_entropy",
+        loss: str | Loss = "cross_entropy",
         sample_weight: ArrayLike | None = None,
     ) -> float:
         """Return the mean loss, Σᵢ wᵢ L(F(xᵢ), yᵢ) / Σᵢ wᵢ.
@@ -362,11 +364,14 @@ class MLP:
             Samples, or one sample.
         y : array_like
             For ``"cross_entropy"`` an integer label or a row of probabilities for each
-            sample, else a row of `n_out` numbers (with one output also one number).
-        loss : str, default="cross_entropy"
-            Name of the loss, one of :data:`fastmlp.losses.LOSSES`.
+            sample, for hinge losses a label or a row of −1 and 1, else a row of numbers,
+            one for each output (``"gaussian_nll"``: for every two, ``"pinball"``: for as
+            many as quantiles). Where a row is one number, one number for each sample too.
+        loss : str or Loss, default="cross_entropy"
+            A name of :data:`fastmlp.losses.LOSSES`, or an object such as ``fm.Huber(1.5)``.
         sample_weight : array_like of shape (n_samples,), optional
-            Weights w, at least 0; equal if left out.
+            Weights w, at least 0; equal if left out. A sample of weight k counts as k
+            samples; one of weight 0 is absent, whatever it holds.
 
         Returns
         -------
@@ -378,17 +383,17 @@ class MLP:
         TypeError, ValueError
             If an argument does not fit.
         """
-        row, batch = make_batch(self, X, y, loss, sample_weight)
-        return self.mean_loss(batch, row)
+        objective, batch = make_batch(self, X, y, loss, sample_weight)
+        return self.mean_loss(batch, objective)
 
-    def mean_loss(self, batch: Batch, loss: catalogue.Loss) -> float:
+    def mean_loss(self, batch: Batch, loss: Loss) -> float:
         """Return the mean loss of samples that have been checked, block by block.
 
         Parameters
         ----------
         batch : Batch
             From :func:`make_batch`.
-        loss : fastmlp.kernels.catalogue.Loss
+        loss : Loss
             From there too.
 
         Returns
@@ -402,7 +407,7 @@ class MLP:
             n_threads = threads_for(len(part.x) * self._layout.work_per_sample)
             workspace = self._workspaces.training(len(part.x), n_threads)
             value = current_kernels().network_loss(
-                *self.kernel_arguments, *part, loss.code, workspace, n_threads
+                *self.kernel_arguments, *part, *loss.arguments(self._n_out), workspace, n_threads
             )
             weights = part.sample_weight
             weight = weights.sum(dtype=np.float64) if len(batch.sample_weight) else len(part.x)
@@ -414,7 +419,7 @@ class MLP:
         self,
         X: ArrayLike,
         y: ArrayLike,
-        loss: str = "cross_entropy",
+        loss: str | Loss = "cross_entropy",
         sample_weight: ArrayLike | None = None,
     ) -> tuple[float, Gradient]:
         """Return the mean loss and its gradient, by backpropagation.
@@ -425,10 +430,10 @@ class MLP:
             Samples, or one sample.
         y : array_like
             Targets, as for :meth:`loss`.
-        loss : str, default="cross_entropy"
-            Name of the loss.
+        loss : str or Loss, default="cross_entropy"
+            The loss, as for :meth:`loss`.
         sample_weight : array_like of shape (n_samples,), optional
-            Weights, at least 0; equal if left out.
+            Weights, as for :meth:`loss`.
 
         Returns
         -------
@@ -443,19 +448,30 @@ class MLP:
         TypeError, ValueError
             If an argument does not fit.
         """
-        row, batch = make_batch(self, X, y, loss, sample_weight)
+        objective, batch = make_batch(self, X, y, loss, sample_weight)
         n_threads = threads_for(GRADIENT_WORK * len(batch.x) * self._layout.work_per_sample)
         grad = Gradient(self._layout)
         workspace = self._workspaces.training(len(batch.x), n_threads)
         value = current_kernels().network_gradient(
-            *self.kernel_arguments, *batch, row.code, grad.arena, workspace, n_threads
+            *self.kernel_arguments,
+            *batch,
+            *objective.arguments(self._n_out),
+            grad.arena,
+            workspace,
+            n_threads,
         )
         return value, grad
 
     # --- Training -------------------------------------------------------------------------
 
     def train_step(
-        self, X: ArrayLike, y: ArrayLike, loss: str = "cross_entropy", *, optimizer: Optimizer
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str | Loss = "cross_entropy",
+        sample_weight: ArrayLike | None = None,
+        *,
+        optimizer: Optimizer,
     ) -> float:
         """Update the parameters by one step on one batch.
 
@@ -465,8 +481,10 @@ class MLP:
             Samples, or one sample.
         y : array_like
             Targets, as for :meth:`loss`.
-        loss : str, default="cross_entropy"
-            Name of the loss.
+        loss : str or Loss, default="cross_entropy"
+            The loss, as for :meth:`loss`.
+        sample_weight : array_like of shape (n_samples,), optional
+            Weights, as for :meth:`loss`.
         optimizer : Optimizer
             Its state belongs to this network from now on.
 
@@ -482,20 +500,21 @@ class MLP:
         """
         from . import training
 
-        return training.step(self, X, y, loss, optimizer)
+        return training.step(self, X, y, loss, sample_weight, optimizer)
 
     def fit(
         self,
         X: ArrayLike,
         y: ArrayLike,
-        loss: str = "cross_entropy",
+        loss: str | Loss = "cross_entropy",
         optimizer: Optimizer | None = None,
         *,
+        sample_weight: ArrayLike | None = None,
         epochs: int = 10,
         batch_size: int | None = 32,
         drop_last: bool = False,
         shuffle: bool = True,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        validation_data: tuple[ArrayLike, ...] | None = None,
         metrics: Iterable[str | MetricFunction] = (),
         callbacks: Iterable[Callback | EpochFunction] = (),
         verbose: Literal[0, 1, 2] = 1,
@@ -512,11 +531,15 @@ class MLP:
             Samples.
         y : array_like
             Targets, as for :meth:`loss`.
-        loss : str, default="cross_entropy"
-            Name of the loss.
+        loss : str or Loss, default="cross_entropy"
+            The loss, as for :meth:`loss`.
         optimizer : Optimizer, optional
             How to update; the default is ``Adam()``, which needs the least tuning. Its
             state belongs to this network from now on.
+        sample_weight : array_like of shape (n_samples,), optional
+            Weights, as for :meth:`loss`. A step follows the gradient of Σ wᵢ Lᵢ / Σ wᵢ over
+            its batch, and an epoch's loss is that mean over all samples. Samples of weight 0
+            are in no batch.
         epochs : int, default=10
             Passes over the samples, at least 1.
         batch_size : int or None, default=32
@@ -527,11 +550,12 @@ class MLP:
             are changes from epoch to epoch if they are shuffled.
         shuffle : bool, default=True
             Whether each epoch visits the samples in a new random order.
-        validation_data : (X, y), optional
+        validation_data : (X, y) or (X, y, sample_weight), optional
             Samples to compute the loss and the metrics of after each epoch.
         metrics : iterable of str or callable, default=()
             Names of :data:`fastmlp.metrics.METRICS` or functions ``f(y, output)`` that
-            return a number. They cost one more forward pass an epoch.
+            return a number. They cost one more forward pass an epoch. Where samples have
+            weights, a function with an argument `sample_weight` gets them.
         callbacks : iterable of Callback or callable, default=()
             What to call meanwhile. A plain function is called after each epoch with
             ``(net, epoch, history)``; training stops if it returns something true.
@@ -559,6 +583,7 @@ class MLP:
             y,
             loss,
             optimizer,
+            sample_weight=sample_weight,
             epochs=epochs,
             batch_size=batch_size,
             drop_last=drop_last,
@@ -636,14 +661,16 @@ def empty_network(layers: Iterable[Dense], dtype: DTypeLike) -> MLP:
     return net
 
 
-def make_batch(
+def check_batch(
     net: MLP,
     X: ArrayLike,
     y: ArrayLike,
-    loss: str,
+    loss: str | Loss,
     sample_weight: ArrayLike | None = None,
-    arguments: tuple[str, str] = ("X", "y"),
-) -> tuple[catalogue.Loss, Batch]:
+    arguments: tuple[str, str, str] = ARGUMENTS,
+    *,
+    finite: bool = False,
+) -> tuple[Loss, Batch]:
     """Check a loss and samples for a network.
 
     Parameters
@@ -652,17 +679,68 @@ def make_batch(
         The network.
     X, y : array_like
         As for :meth:`MLP.loss`.
-    loss : str
-        Name of the loss.
+    loss : str or Loss
+        As for :meth:`MLP.loss`.
     sample_weight : array_like, optional
         As for :meth:`MLP.loss`.
-    arguments : tuple of str, default=("X", "y")
-        What the user calls `X` and `y`.
+    arguments : tuple of str, default=ARGUMENTS
+        What the user calls `X`, `y` and `sample_weight`.
+    finite : bool, default=False
+        Whether `X` and `y` must be finite.
 
     Returns
     -------
-    loss : fastmlp.kernels.catalogue.Loss
-        Row of the loss.
+    loss : Loss
+        The loss, balanced class weights filled in.
+    batch : Batch
+        Arrays that the kernels can read, class weights left aside.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+    """
+    objective = losses.get(loss)
+    objective.check_network(net.n_out, net.layers[-1].activation)
+    batch = as_batch(
+        X,
+        y,
+        sample_weight,
+        n_in=net.n_in,
+        n_out=net.n_out,
+        n_targets=objective.n_targets(net.n_out),
+        loss=objective.row,
+        dtype=net.dtype,
+        arguments=arguments,
+        finite=finite,
+    )
+    return objective.fitted_to(batch), batch
+
+
+def make_batch(
+    net: MLP,
+    X: ArrayLike,
+    y: ArrayLike,
+    loss: str | Loss,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[Loss, Batch]:
+    """Check a loss and samples for a network, and weigh the samples by class.
+
+    Parameters
+    ----------
+    net : MLP
+        The network.
+    X, y : array_like
+        As for :meth:`MLP.loss`.
+    loss : str or Loss
+        As for :meth:`MLP.loss`.
+    sample_weight : array_like, optional
+        As for :meth:`MLP.loss`.
+
+    Returns
+    -------
+    loss : Loss
+        The loss.
     batch : Batch
         Arrays that the kernels can read.
 
@@ -671,8 +749,5 @@ def make_batch(
     TypeError, ValueError
         If an argument does not fit.
     """
-    row = losses.get(loss, net.layers[-1].activation)
-    sizes = {"n_in": net.n_in, "n_out": net.n_out}
-    return row, as_batch(
-        X, y, sample_weight, **sizes, loss=row, dtype=net.dtype, arguments=arguments
-    )
+    objective, batch = check_batch(net, X, y, loss, sample_weight)
+    return objective, objective.weigh(batch)

@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from ._validation import (
     Seed,
     as_generator,
-    check_finite,
     check_integer,
     check_real,
     real_array,
 )
-from .network import MLP, make_batch
+from .losses import Loss
+from .network import MLP, check_batch
 from .optimizers import Adam, Optimizer, check_optimizer
 from .schedules import Exponential
 
@@ -155,7 +155,7 @@ def find_learning_rate(
     net: MLP,
     X: ArrayLike,
     y: ArrayLike,
-    loss: str = "cross_entropy",
+    loss: str | Loss = "cross_entropy",
     optimizer: Optimizer | None = None,
     *,
     lowest: float = 1e-6,
@@ -179,7 +179,7 @@ def find_learning_rate(
         Samples.
     y : array_like
         Targets, as for :meth:`MLP.loss`.
-    loss : str, default="cross_entropy"
+    loss : str or Loss, default="cross_entropy"
         Name of the loss.
     optimizer : Optimizer, optional
         The one to find a rate for, by default ``Adam()``; a copy of it without its state
@@ -230,15 +230,13 @@ def find_learning_rate(
 
 
 def _checked_samples(
-    net: MLP, X: ArrayLike, y: ArrayLike, loss: str
+    net: MLP, X: ArrayLike, y: ArrayLike, loss: str | Loss
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return rows of finite numbers and their targets, as they came, if the loss is finite."""
     X, y = real_array("X", X), real_array("y", y)
     if X.ndim != 2:
         raise ValueError(f"X must have shape (n_samples, {net.n_in}), got {X.shape}")
-    _, batch = make_batch(net, X, y, loss)
-    check_finite("X", batch.x)
-    check_finite("y", batch.target)
+    check_batch(net, X, y, loss, finite=True)
     first = net.loss(X[:1], y[:1], loss)
     if not np.isfinite(first):
         raise ValueError(

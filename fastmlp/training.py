@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._validation import (
+    ARGUMENTS,
     Batch,
     Seed,
     as_generator,
-    check_finite,
     check_integer,
     real_array,
 )
 from .backends import current_kernels, threads_for
 from .callbacks import Callback, EpochFunction, as_callbacks, progress
 from .history import History
-from .kernels import catalogue
-from .metrics import MetricFunction, by_name
-from .network import GRADIENT_WORK, MLP, make_batch
+from .losses import Loss
+from .metrics import MetricFunction, by_name, evaluate
+from .network import GRADIENT_WORK, MLP, check_batch, make_batch
 from .optimizers import Adam, Optimizer, check_optimizer
 from .pacing import Pace
 
@@ -34,13 +34,14 @@ __all__ = ["fit", "step"]
 class _Plan:
     """What stays the same from epoch to epoch.
 
-    `data` are the samples to train on under "", those to validate on under "val_"; an
-    epoch visits `n_visits` of the former.
+    `data` are the samples to train on under "", those to validate on under "val_", as they
+    came; `weighed` the same with class weights. An epoch visits `n_visits` of the former.
     """
 
     net: MLP
     data: Mapping[str, Batch]
-    loss: catalogue.Loss
+    weighed: Mapping[str, Batch]
+    loss: Loss
     metrics: Mapping[str, MetricFunction]
     optimizer: Optimizer
     batch_size: int
@@ -52,14 +53,15 @@ def fit(  # numpydoc ignore=PR01,RT01
     net: MLP,
     X: ArrayLike,
     y: ArrayLike,
-    loss: str,
+    loss: str | Loss,
     optimizer: Optimizer | None,
     *,
+    sample_weight: ArrayLike | None,
     epochs: int,
     batch_size: int | None,
     drop_last: bool,
     shuffle: bool,
-    validation_data: tuple[ArrayLike, ArrayLike] | None,
+    validation_data: tuple[ArrayLike, ...] | None,
     metrics: Iterable[str | MetricFunction],
     callbacks: Iterable[Callback | EpochFunction],
     verbose: int,
@@ -68,7 +70,7 @@ def fit(  # numpydoc ignore=PR01,RT01
     """Train a network; :meth:`fastmlp.MLP.fit` describes the arguments."""
     epochs = check_integer("epochs", epochs, minimum=1)
     listeners = [*as_callbacks(callbacks), *progress(verbose, epochs)]
-    row, data = _checked_data(net, X, y, validation_data, loss)
+    objective, data = _checked_data(net, (X, y, sample_weight), validation_data, loss)
     generator = as_generator(seed)
     n_samples = len(data[""].x)
     size = n_samples if batch_size is None else check_integer("batch_size", batch_size, minimum=1)
@@ -76,7 +78,8 @@ def fit(  # numpydoc ignore=PR01,RT01
     plan = _Plan(
         net,
         data,
-        row,
+        {prefix: objective.weigh(batch) for prefix, batch in data.items()},
+        objective,
         by_name(metrics),
         check_optimizer(Adam() if optimizer is None else optimizer),
         size,
@@ -88,41 +91,44 @@ def fit(  # numpydoc ignore=PR01,RT01
 
 def _checked_data(
     net: MLP,
-    X: ArrayLike,
-    y: ArrayLike,
-    validation_data: tuple[ArrayLike, ArrayLike] | None,
-    loss: str,
-) -> tuple[catalogue.Loss, dict[str, Batch]]:
-    """Return the row of a loss, and the samples to train and to validate on."""
-    row, batch = _checked_batch(net, X, y, loss, ("X", "y"))
+    samples: tuple[ArrayLike, ArrayLike, ArrayLike | None],
+    validation_data: tuple[ArrayLike, ...] | None,
+    loss: str | Loss,
+) -> tuple[Loss, dict[str, Batch]]:
+    """Return the loss, and the samples to train and to validate on."""
+    objective, batch = _checked_batch(net, *samples, loss, ARGUMENTS)
     data = {"": batch}
     if validation_data is not None:
+        expected = "validation_data must be a pair (X, y), or (X, y, sample_weight)"
         came = type(validation_data).__name__
         if not isinstance(validation_data, (tuple, list)):
-            raise TypeError(f"validation_data must be a pair (X, y), got {came}")
-        if len(validation_data) != 2:
-            raise ValueError(
-                f"validation_data must be a pair (X, y), got a {came} of {len(validation_data)}"
-            )
-        arguments = ("validation_data[0]", "validation_data[1]")
-        _, data["val_"] = _checked_batch(net, *validation_data, loss, arguments)
-    return row, data
+            raise TypeError(f"{expected}, got {came}")
+        if len(validation_data) not in (2, 3):
+            raise ValueError(f"{expected}, got a {came} of {len(validation_data)}")
+        X, y = validation_data[:2]
+        sample_weight = validation_data[2] if len(validation_data) == 3 else None
+        arguments = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
+        _, data["val_"] = _checked_batch(net, X, y, sample_weight, objective, arguments)
+    return objective, data
 
 
 def _checked_batch(
-    net: MLP, X: ArrayLike, y: ArrayLike, loss: str, arguments: tuple[str, str]
-) -> tuple[catalogue.Loss, Batch]:
-    """Return the row of a loss, and samples that are rows of finite numbers."""
+    net: MLP,
+    X: ArrayLike,
+    y: ArrayLike,
+    sample_weight: ArrayLike | None,
+    loss: str | Loss,
+    arguments: tuple[str, str, str],
+) -> tuple[Loss, Batch]:
+    """Return a loss, and samples that are rows of finite numbers."""
     array = real_array(arguments[0], X)
     if array.ndim != 2:
         expected = f"(n_samples, {net.n_in})"
         raise ValueError(f"{arguments[0]} must have shape {expected}, got {array.shape}")
-    row, batch = make_batch(net, array, y, loss, arguments=arguments)
-    check_finite(arguments[0], batch.x)
-    check_finite(arguments[1], batch.target)
+    objective, batch = check_batch(net, array, y, loss, sample_weight, arguments, finite=True)
     # Kernels index by labels that are checked only here: 8 bytes a sample keep a callback
     # that changes y from sending them out of bounds.
-    return row, batch._replace(labels=batch.labels.copy())
+    return objective, batch._replace(labels=batch.labels.copy())
 
 
 def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
@@ -136,11 +142,10 @@ def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
         plan.optimizer.bind(plan.net.parameters)
         for epoch in range(epochs):
             began = perf_counter()
-            losses = _run_epoch(plan, pace)
+            mean, n_steps = _run_epoch(plan, pace)
             seconds = perf_counter() - began
-            mean = _mean_over_samples(losses, plan.n_visits, plan.batch_size)
             values = {"loss": mean, "seconds": seconds} | _evaluate(plan)
-            history.append(values, n_steps=len(losses))
+            history.append(values, n_steps=n_steps)
             answers = [listener.on_epoch_end(plan.net, epoch, history) for listener in listeners]
             if any(answers) or _has_diverged(history):
                 break
@@ -150,9 +155,9 @@ def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
     return history
 
 
-def _run_epoch(plan: _Plan, pace: Pace) -> np.ndarray:
-    """Visit every sample at most once and return the loss of each batch."""
-    data, size = plan.data[""], plan.batch_size
+def _run_epoch(plan: _Plan, pace: Pace) -> tuple[float, int]:
+    """Visit every sample at most once; return the mean loss and the number of steps."""
+    data, size = plan.weighed[""], plan.batch_size
     n_samples = len(data.x)
     order = plan.generator.permutation(n_samples) if plan.generator else np.arange(n_samples)
     order = order[: plan.n_visits]
@@ -160,7 +165,8 @@ def _run_epoch(plan: _Plan, pace: Pace) -> np.ndarray:
     for steps in pace.slices(len(losses)):
         visits = order[steps.start * size : steps.stop * size]
         _run_steps(plan.net, data, visits, size, plan.loss, plan.optimizer, losses[steps])
-    return losses
+    weights = data.sample_weight[order] if len(data.sample_weight) else np.ones(len(order))
+    return _mean_over_samples(losses, weights, size), len(losses)
 
 
 def _run_steps(
@@ -168,7 +174,7 @@ def _run_steps(
     batch: Batch,
     visits: NDArray[np.int64],
     batch_size: int,
-    loss: catalogue.Loss,
+    loss: Loss,
     optimizer: Optimizer,
     losses: NDArray[np.float64],
 ) -> None:
@@ -182,12 +188,10 @@ def _run_steps(
     current_kernels().network_train(
         *net.kernel_arguments,
         state,
-        batch.x,
-        batch.target,
-        batch.labels,
+        *batch,
         visits,
         batch_size,
-        loss.code,
+        *loss.arguments(net.n_out),
         row.code,
         coefficients,
         losses,
@@ -198,20 +202,26 @@ def _run_steps(
 
 
 def step(  # numpydoc ignore=PR01,RT01
-    net: MLP, X: ArrayLike, y: ArrayLike, loss: str, optimizer: Optimizer
+    net: MLP,
+    X: ArrayLike,
+    y: ArrayLike,
+    loss: str | Loss,
+    sample_weight: ArrayLike | None,
+    optimizer: Optimizer,
 ) -> float:
     """Update a network once; :meth:`fastmlp.MLP.train_step` describes the arguments."""
-    row, batch = make_batch(net, X, y, loss)
+    objective, batch = make_batch(net, X, y, loss, sample_weight)
     n_samples, losses = len(batch.x), np.empty(1)
-    _run_steps(net, batch, np.arange(n_samples), n_samples, row, optimizer, losses)
+    _run_steps(net, batch, np.arange(n_samples), n_samples, objective, optimizer, losses)
     return float(losses[0])
 
 
-def _mean_over_samples(losses: np.ndarray, n_samples: int, batch_size: int) -> float:
-    """Return the mean of batch losses, the last batch counted by its size."""
-    sizes = np.full(len(losses), batch_size)
-    sizes[-1] = n_samples - batch_size * (len(losses) - 1)
-    return float(np.average(losses, weights=sizes))
+def _mean_over_samples(
+    losses: NDArray[np.float64], weights: NDArray[np.floating], batch_size: int
+) -> float:
+    """Return the mean of batch losses, each counted by the weights of its samples."""
+    starts = np.arange(0, len(weights), batch_size)
+    return float(np.average(losses, weights=np.add.reduceat(weights, starts, dtype=np.float64)))
 
 
 def _evaluate(plan: _Plan) -> dict[str, float]:
@@ -219,12 +229,13 @@ def _evaluate(plan: _Plan) -> dict[str, float]:
     values = {}
     for prefix, data in plan.data.items():
         if prefix:
-            values[f"{prefix}loss"] = plan.net.mean_loss(data, plan.loss)
+            values[f"{prefix}loss"] = plan.net.mean_loss(plan.weighed[prefix], plan.loss)
         if plan.metrics:
             output = plan.net.predict(data.x)
             y = (data.labels if len(data.labels) else data.target).view()
             y.flags.writeable = False  # a metric must not change what kernels index by
-            values |= {prefix + name: float(f(y, output)) for name, f in plan.metrics.items()}
+            for name, metric in plan.metrics.items():
+                values[prefix + name] = evaluate(metric, y, output, data.sample_weight)
     return values
 
 

@@ -78,8 +78,21 @@ cdef Network network_of(
     return net
 
 
+cdef Loss loss_of(int code, cnp.ndarray parameters) except *:
+    cdef Loss loss
+    cdef const double* values = <const double*> contiguous(parameters, cnp.NPY_FLOAT64)
+    loss.code, loss.n_parameters = code, cnp.PyArray_SIZE(parameters)
+    loss.parameters = values if loss.n_parameters else NULL
+    return loss
+
+
 cdef Data data_of(
-    cnp.ndarray x, cnp.ndarray target, cnp.ndarray labels, cnp.ndarray sample_weight, int loss
+    cnp.ndarray x,
+    cnp.ndarray target,
+    cnp.ndarray labels,
+    cnp.ndarray sample_weight,
+    int loss,
+    cnp.ndarray loss_parameters,
 ) except *:
     """Describe all rows of x, as they lie."""
     cdef Data data
@@ -88,7 +101,7 @@ cdef Data data_of(
     data.labels = NULL
     data.order = NULL
     data.sample_weight = NULL
-    data.loss = loss
+    data.loss = loss_of(loss, loss_parameters)
     if cnp.PyArray_SIZE(labels):
         data.labels = <const int64_t*> contiguous(labels, cnp.NPY_INT64)
     if sample_weight is not None and cnp.PyArray_SIZE(sample_weight):
@@ -285,10 +298,15 @@ def dense_backward_weight_single(
 
 
 def loss_forward(
-    cnp.ndarray output, cnp.ndarray target, cnp.ndarray labels, int loss, cnp.ndarray out
+    cnp.ndarray output,
+    cnp.ndarray target,
+    cnp.ndarray labels,
+    int loss,
+    cnp.ndarray loss_parameters,
+    cnp.ndarray out,
 ):
     """Compute the loss of each sample."""
-    cdef Data data = data_of(output, target, labels, None, loss)
+    cdef Data data = data_of(output, target, labels, None, loss, loss_parameters)
     cdef void* sink = writable(out, output).data
     cdef bint single = is_single(output)
     with nogil:
@@ -304,10 +322,11 @@ def loss_backward(
     cnp.ndarray labels,
     cnp.ndarray sample_weight,
     int loss,
+    cnp.ndarray loss_parameters,
     cnp.ndarray out,
 ):
     """Differentiate the batch's mean loss by the outputs: wᵢ/Σw · ∂Lᵢ/∂oᵢ."""
-    cdef Data data = data_of(output, target, labels, sample_weight, loss)
+    cdef Data data = data_of(output, target, labels, sample_weight, loss, loss_parameters)
     cdef Matrix sink = writable(out, output)
     cdef bint single = is_single(output)
     with nogil:
@@ -390,12 +409,13 @@ def network_loss(
     cnp.ndarray labels,
     cnp.ndarray sample_weight,
     int loss,
+    cnp.ndarray loss_parameters,
     cnp.ndarray workspace,
     int n_threads=1,
 ):
     """Return the mean loss of a batch, Σᵢ wᵢ Lᵢ / Σw: the empirical risk."""
     cdef Network net = network_of(layers, alphas, parameters, x)
-    cdef Data data = data_of(x, target, labels, sample_weight, loss)
+    cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
     cdef double mean
@@ -416,13 +436,14 @@ def network_gradient(
     cnp.ndarray labels,
     cnp.ndarray sample_weight,
     int loss,
+    cnp.ndarray loss_parameters,
     cnp.ndarray grad,
     cnp.ndarray workspace,
     int n_threads=1,
 ):
     """Return the mean loss of a batch and store its gradient: backpropagation, BP1–BP4."""
     cdef Network net = network_of(layers, alphas, parameters, x)
-    cdef Data data = data_of(x, target, labels, sample_weight, loss)
+    cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef Matrix scratch = writable(workspace, x)
     cdef bint single = is_single(x)
     cdef double mean = 0
@@ -448,6 +469,7 @@ def network_difference_gradient(
     cnp.ndarray labels,
     cnp.ndarray sample_weight,
     int loss,
+    cnp.ndarray loss_parameters,
     cnp.ndarray indices,
     cnp.ndarray steps,
     bint central,
@@ -456,7 +478,7 @@ def network_difference_gradient(
 ):
     """Estimate ∂L/∂θ by finite differences, one or two forward passes for each weight."""
     cdef Network net = network_of(layers, alphas, parameters, x)
-    cdef Data data = data_of(x, target, labels, sample_weight, loss)
+    cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef Matrix theta = writable(parameters, x)
     cdef const int64_t* elements = <const int64_t*> contiguous(indices, cnp.NPY_INT64)
     cdef Matrix h = matrix_of(steps, x)
@@ -485,9 +507,11 @@ def network_train(
     cnp.ndarray x,
     cnp.ndarray target,
     cnp.ndarray labels,
+    cnp.ndarray sample_weight,
     cnp.ndarray order,
     Py_ssize_t batch_size,
     int loss,
+    cnp.ndarray loss_parameters,
     int optimizer,
     cnp.ndarray coefficients,
     cnp.ndarray losses,
@@ -496,7 +520,7 @@ def network_train(
 ):
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update."""
     cdef Network net = network_of(layers, alphas, parameters, x)
-    cdef Data data = data_of(x, target, labels, None, loss)
+    cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef Matrix theta = writable(parameters, x), memory = writable(state, x)
     cdef Matrix scratch = writable(workspace, x)
     cdef bint single = is_single(x)

@@ -19,7 +19,7 @@ cdef struct Data:  # the samples of a call
     const int64_t* order  # NULL for the rows as they lie
     const void* sample_weight  # NULL for equal weights
     double share  # of a weight of 1 in the mean: 1 / Σw
-    int loss
+    Loss loss
 
 
 cdef struct Step:  # what becomes of a batch's gradient, and of its loss
@@ -160,7 +160,7 @@ cdef inline double share_of(const Data* batch, Py_ssize_t row, floating* kind) n
     """Return a row's part of the mean loss, wᵢ / Σw."""
     if batch.sample_weight is NULL:
         return batch.share
-    return (<const floating*> batch.sample_weight)[row] * batch.share
+    return (<const floating*> batch.sample_weight)[sample_of(batch, row)] * batch.share
 
 
 cdef inline double share_of_one(const Data* batch, floating* kind) noexcept nogil:
@@ -171,7 +171,7 @@ cdef inline double share_of_one(const Data* batch, floating* kind) noexcept nogi
         total = <double> batch.x.rows
     else:
         for row in range(batch.x.rows):
-            total += (<const floating*> batch.sample_weight)[row]
+            total += (<const floating*> batch.sample_weight)[sample_of(batch, row)]
     return 1 / total if total != 0 else 0
 
 
@@ -180,7 +180,7 @@ cdef void losses_of_rows(const Data* batch, Matrix output, floating* out) noexce
     for row in range(output.rows):
         out[row] = loss_value(
             <const floating*> output.data + row * output.stride, target_of(batch, row, out),
-            label_of(batch, row), output.columns, batch.loss,
+            label_of(batch, row), output.columns, &batch.loss,
         )
 
 
@@ -191,7 +191,7 @@ cdef void loss_gradients_of_rows(
     for row in range(output.rows):
         loss_gradient(
             <const floating*> output.data + row * output.stride, target_of(batch, row, kind),
-            label_of(batch, row), output.columns, batch.loss,
+            label_of(batch, row), output.columns, &batch.loss,
             <floating> share_of(batch, row, kind), <floating*> out.data + row * out.stride,
         )
 

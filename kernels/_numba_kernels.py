@@ -39,8 +39,10 @@ GELU, GELU_TANH, RELU6 = CODES["GELU"], CODES["GELU_TANH"], CODES["RELU6"]
 SOFTPLUS, SOFTSIGN, HARD_TANH = CODES["SOFTPLUS"], CODES["SOFTSIGN"], CODES["HARD_TANH"]
 HARD_SIGMOID, HARD_SWISH = CODES["HARD_SIGMOID"], CODES["HARD_SWISH"]
 TAKES_Z = CODES["TAKES_Z"]
-QUADRATIC, MSE = CODES["QUADRATIC"], CODES["MSE"]
+QUADRATIC, MSE, MAE = CODES["QUADRATIC"], CODES["MSE"], CODES["MAE"]
 CROSS_ENTROPY, BINARY_CROSS_ENTROPY = CODES["CROSS_ENTROPY"], CODES["BINARY_CROSS_ENTROPY"]
+HUBER, POISSON, GAUSSIAN_NLL = CODES["HUBER"], CODES["POISSON"], CODES["GAUSSIAN_NLL"]
+PINBALL, HINGE, SQUARED_HINGE = CODES["PINBALL"], CODES["HINGE"], CODES["SQUARED_HINGE"]
 SGD, MOMENTUM, ADAM = CODES["SGD"], CODES["MOMENTUM"], CODES["ADAM"]
 N_IN, N_OUT, WEIGHT = CODES["N_IN"], CODES["N_OUT"], CODES["WEIGHT"]
 STRIDE, BIAS, ACTIVATION = CODES["STRIDE"], CODES["BIAS"], CODES["ACTIVATION"]
@@ -135,7 +137,7 @@ def compile_kernel(name, dtype):
 row_stride = _inner(arena.row_stride)
 
 
-# --- Scalar functions: σ, grad · σ' and the update of one parameter -----------------------
+# --- Scalar functions: σ, grad · σ', parts of losses, the update of one parameter ---------
 
 
 @_inline
@@ -193,6 +195,43 @@ def _sigmoid_gradient(y, grad):
 @_inline
 def _tanh_gradient(y, grad):
     return grad * (ONE - y * y)
+
+
+@_inner
+def _sign(d):
+    return ONE if d > ZERO else (-ONE if d < ZERO else d)  # 0 and NaN stay
+
+
+@_inner
+def _huber(d, delta):
+    distance = abs(d)
+    cut = distance if distance < delta else delta
+    return cut * (distance - HALF * cut)
+
+
+@_inner
+def _huber_gradient(d, delta):
+    return -delta if d < -delta else (delta if d > delta else d)
+
+
+@_inner
+def _pinball(above, tau):
+    return tau * above if above > ZERO else (tau - ONE) * above
+
+
+@_inner
+def _pinball_gradient(above, tau):
+    return -tau if above > ZERO else (ONE - tau if above < ZERO else above)
+
+
+@_inner
+def _hinge(margin, squared):
+    return _relu(margin) * (_relu(margin) if squared else ONE)
+
+
+@_inner
+def _hinge_gradient(margin, squared):
+    return TWO * _relu(margin) if squared else (ZERO if margin <= ZERO else ONE)
 
 
 @_inline
@@ -809,103 +848,246 @@ def _softmax(logits, out):
 
 
 @_inner
-def _loss(o, t, label, loss):
-    """Return the loss of one sample; a label of −1 says that the row t counts."""
-    n_out, total = o.dtype.type(o.size), o.dtype.type(0)
-    if loss == CROSS_ENTROPY:
-        highest, sum_exp = _maximum_and_sum_exp(o)
-        log_sum = math.log(sum_exp)
-        if label >= 0:
-            return log_sum - (o[label] - highest)
-        for j in range(o.size):  # a class of probability 0 costs nothing, even with logit −inf
-            total += t[j] * (log_sum - (o[j] - highest)) if t[j] != ZERO else ZERO
-    elif loss == BINARY_CROSS_ENTROPY:
-        for j in range(o.size):
-            total += _relu(o[j]) - o[j] * t[j] + math.log1p(math.exp(-abs(o[j])))
-        total /= n_out
-    else:
-        for j in range(o.size):
-            total += (o[j] - t[j]) * (o[j] - t[j])
-        total = HALF * total if loss == QUADRATIC else total / n_out
+def _cross_entropy(o, t, label, smoothing):
+    highest, sum_exp = _maximum_and_sum_exp(o)
+    log_sum, total = math.log(sum_exp), o.dtype.type(0)
+    kept, floor = ONE - smoothing, smoothing / o.dtype.type(o.size)
+    if label >= 0:
+        if smoothing != ZERO:
+            for j in range(o.size):
+                total += log_sum - (o[j] - highest)
+            total *= floor
+        return total + kept * (log_sum - (o[label] - highest))
+    for j in range(o.size):  # a class of probability 0 costs nothing, even with logit −inf
+        share = kept * t[j] + floor
+        total += share * (log_sum - (o[j] - highest)) if share != ZERO else ZERO
     return total
 
 
 @_inner
-def _loss_gradient(o, t, label, loss, share, out):
+def _cross_entropy_gradient(o, t, label, smoothing, share, out):
+    kept, floor = ONE - smoothing, smoothing / o.dtype.type(o.size)
+    _softmax(o, out)
+    if label >= 0:
+        for j in range(out.size):
+            out[j] = share * (out[j] - floor)
+        out[label] -= share * kept
+        return
+    total = o.dtype.type(0)
+    for target in t:
+        total += kept * target + floor
+    for j in range(out.size):
+        out[j] = share * (total * out[j] - (kept * t[j] + floor))
+
+
+@_inline
+def _positive_weight(parameters, j, like):
+    """Return the weight of a positive target in output j: 1 if there are none."""
+    return like.dtype.type(parameters[j]) if parameters.size else ONE
+
+
+@_inner
+def _binary_cross_entropy(o, t, parameters):
+    """Return −Σ (p t log σ(o) + (1 − t) log(1 − σ(o)))."""
+    total = o.dtype.type(0)
+    for j in range(o.size):
+        small = math.log1p(math.exp(-abs(o[j])))
+        total += _positive_weight(parameters, j, o) * t[j] * (_relu(-o[j]) + small)
+        total += (ONE - t[j]) * (_relu(o[j]) + small)
+    return total
+
+
+@_inner
+def _binary_cross_entropy_gradient(o, t, parameters, share, out):
+    for j in range(o.size):
+        p = _positive_weight(parameters, j, o)
+        out[j] = share * ((ONE + (p - ONE) * t[j]) * _sigmoid(o[j]) - p * t[j])
+
+
+@_inner
+def _gaussian_nll(o, t):
+    """Return Σ (log v + (m − t)²/v) of k means m, which k log-variances follow."""
+    k, total = o.size // 2, o.dtype.type(0)
+    for j in range(k):
+        residual = (o[j] - t[j]) * math.exp(-HALF * o[k + j])
+        total += o[k + j] + residual * residual
+    return total
+
+
+@_inner
+def _gaussian_nll_gradient(o, t, share, out):
+    k = o.size // 2
+    for j in range(k):
+        precision = math.exp(-HALF * o[k + j])
+        residual = (o[j] - t[j]) * precision
+        out[j] = share * (residual * precision)
+        out[k + j] = HALF * share * (ONE - residual * residual)
+
+
+@_inner
+def _pinballs(o, t, quantiles):
+    k, total = o.size // quantiles.size, o.dtype.type(0)
+    for i in range(quantiles.size):
+        tau = o.dtype.type(quantiles[i])
+        for j in range(k):
+            total += _pinball(t[j] - o[i * k + j], tau)
+    return total
+
+
+@_inner
+def _pinballs_gradient(o, t, quantiles, share, out):
+    k = o.size // quantiles.size
+    for i in range(quantiles.size):
+        tau = o.dtype.type(quantiles[i])
+        for j in range(k):
+            out[i * k + j] = share * _pinball_gradient(t[j] - o[i * k + j], tau)
+
+
+@_inner
+def _hinges(o, t, label, squared):
+    """Sum hinges of margins 1 − t o, or 1 + o − o_label for the other outputs."""
+    total = o.dtype.type(0)
+    if label < 0:
+        for j in range(o.size):
+            total += _hinge(ONE - t[j] * o[j], squared)
+        return total
+    for j in range(o.size):
+        total += _hinge(ONE + (o[j] - o[label]), squared) if j != label else ZERO
+    return total
+
+
+@_inner
+def _hinges_gradient(o, t, label, squared, share, out):
+    if label < 0:
+        for j in range(o.size):
+            out[j] = -t[j] * share * _hinge_gradient(ONE - t[j] * o[j], squared)
+        return
+    total = o.dtype.type(0)
+    for j in range(o.size):
+        out[j] = share * _hinge_gradient(ONE + (o[j] - o[label]), squared)
+        total += out[j] if j != label else ZERO
+    out[label] = -total
+
+
+@_inner
+def _loss(o, t, label, loss, parameters):
+    """Return the loss of one sample; a label of −1 says that the row t counts."""
+    n_out, total = o.dtype.type(o.size), o.dtype.type(0)
+    if loss == CROSS_ENTROPY:
+        return _cross_entropy(o, t, label, o.dtype.type(parameters[0]))
+    if loss in (QUADRATIC, MSE):
+        for j in range(o.size):
+            total += (o[j] - t[j]) * (o[j] - t[j])
+        return HALF * total if loss == QUADRATIC else total / n_out
+    if loss == BINARY_CROSS_ENTROPY:
+        total = _binary_cross_entropy(o, t, parameters)
+    elif loss == MAE:
+        for j in range(o.size):
+            total += abs(o[j] - t[j])
+    elif loss == HUBER:
+        delta = o.dtype.type(parameters[0])
+        for j in range(o.size):
+            total += _huber(o[j] - t[j], delta)
+    elif loss == POISSON:
+        for j in range(o.size):
+            total += math.exp(o[j]) - t[j] * o[j]
+    elif loss == GAUSSIAN_NLL:
+        total = _gaussian_nll(o, t)
+    elif loss == PINBALL:
+        total = _pinballs(o, t, parameters)
+    elif loss in (HINGE, SQUARED_HINGE):
+        total = _hinges(o, t, label, loss == SQUARED_HINGE)
+    return total / n_out
+
+
+@_inner
+def _loss_gradient(o, t, label, loss, parameters, share, out):
     """Store share · ∂L/∂o of one sample; a share of 0 gives 0 whatever o holds."""
-    n_out = o.dtype.type(o.size)
+    of_one = share / o.dtype.type(o.size)  # of one output in the mean
     if share == ZERO:
         _set(out, ZERO)
     elif loss == CROSS_ENTROPY:
-        _softmax(o, out)
-        if label >= 0:
-            for j in range(out.size):
-                out[j] *= share
-            out[label] -= share
-        else:
-            total = o.dtype.type(0)
-            for target in t:
-                total += target
-            for j in range(out.size):
-                out[j] = share * (total * out[j] - t[j])
-    elif loss == BINARY_CROSS_ENTROPY:
-        for j in range(out.size):
-            out[j] = share * ((_sigmoid(o[j]) - t[j]) / n_out)
-    else:
-        scale = share if loss == QUADRATIC else share * (TWO / n_out)
+        _cross_entropy_gradient(o, t, label, o.dtype.type(parameters[0]), share, out)
+    elif loss in (QUADRATIC, MSE):
+        scale = share if loss == QUADRATIC else TWO * of_one
         for j in range(out.size):
             out[j] = scale * (o[j] - t[j])
+    elif loss == BINARY_CROSS_ENTROPY:
+        _binary_cross_entropy_gradient(o, t, parameters, of_one, out)
+    elif loss == MAE:
+        for j in range(out.size):
+            out[j] = of_one * _sign(o[j] - t[j])
+    elif loss == HUBER:
+        delta = o.dtype.type(parameters[0])
+        for j in range(out.size):
+            out[j] = of_one * _huber_gradient(o[j] - t[j], delta)
+    elif loss == POISSON:
+        for j in range(out.size):
+            out[j] = of_one * (math.exp(o[j]) - t[j])
+    elif loss == GAUSSIAN_NLL:
+        _gaussian_nll_gradient(o, t, TWO * of_one, out)
+    elif loss == PINBALL:
+        _pinballs_gradient(o, t, parameters, of_one, out)
+    elif loss in (HINGE, SQUARED_HINGE):
+        _hinges_gradient(o, t, label, loss == SQUARED_HINGE, of_one, out)
+
+
+@_inline
+def _sample_of(order, i):
+    """Return the sample in row i of a batch; `order` is empty for the rows as they lie."""
+    return order[i] if order.size else i
 
 
 @_inline
 def _target_of(target, labels, order, i):
-    """Return row and label of the target in row i of a batch; the label is −1 for none.
-
-    `order` is empty where the rows of the batch are the samples as they lie.
-    """
-    sample = order[i] if order.size else i
+    """Return row and label of the target in row i of a batch; the label is −1 for none."""
+    sample = _sample_of(order, i)
     return _row(target, sample), labels[sample] if labels.size else -1
 
 
 @_inner
-def _losses(first, last, output, target, labels, order, loss, out):
+def _losses(first, last, output, target, labels, order, loss, loss_parameters, out):
     """Compute the losses of the rows from `first` to `last` of a batch."""
     for i in range(first, last):
         row, label = _target_of(target, labels, order, i)
-        out[i] = _loss(_row(output, i), row, label, loss)
+        out[i] = _loss(_row(output, i), row, label, loss, loss_parameters)
 
 
 @_inner
-def _loss_gradients(first, last, output, target, labels, sample_weight, order, loss, out):
+def _loss_gradients(
+    first, last, output, target, labels, sample_weight, order, loss, loss_parameters, out
+):
     """Differentiate the mean loss by the outputs in the rows from `first` to `last`."""
-    scale = _share_scale(sample_weight, output.shape[0])
+    scale = _share_scale(sample_weight, order, output.shape[0])
     for i in range(first, last):
         row, label = _target_of(target, labels, order, i)
-        share = output.dtype.type(_share(sample_weight, i, scale))
-        _loss_gradient(_row(output, i), row, label, loss, share, _row(out, i))
+        share = output.dtype.type(_share(sample_weight, order, i, scale))
+        _loss_gradient(_row(output, i), row, label, loss, loss_parameters, share, _row(out, i))
 
 
 @_inline
-def _share_scale(sample_weight, n_samples):
+def _share_scale(sample_weight, order, n_samples):
     """Return 1 / Σw: 1 / n for no weights, 0 where they sum to 0."""
-    total = 0.0 if sample_weight.size else float(n_samples)
-    for weight in sample_weight:
-        total += weight
+    total = float(n_samples)
+    if sample_weight.size:
+        total = 0.0
+        for i in range(n_samples):
+            total += sample_weight[_sample_of(order, i)]
     return 1.0 / total if total != 0.0 else 0.0
 
 
 @_inline
-def _share(sample_weight, i, scale):
-    return sample_weight[i] * scale if sample_weight.size else scale
+def _share(sample_weight, order, i, scale):
+    return sample_weight[_sample_of(order, i)] * scale if sample_weight.size else scale
 
 
 @_inner
-def _mean(losses, sample_weight):
+def _mean(losses, sample_weight, order):
     """Return Σ wᵢ Lᵢ / Σw, in float64."""
-    scale = _share_scale(sample_weight, losses.size)
+    scale = _share_scale(sample_weight, order, losses.size)
     total = 0.0
     for i in range(losses.size):
-        share = _share(sample_weight, i, scale)
+        share = _share(sample_weight, order, i, scale)
         if share != 0.0:
             total += share * losses[i]
     return total
@@ -1178,10 +1360,18 @@ def dense_backward_weight_single(
 
 
 @_kernel
-def loss_forward(output: Matrix, target: Matrix, labels: IntVector, loss: Int, out: OutVector):
+def loss_forward(
+    output: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    loss: Int,
+    loss_parameters: RealVector,
+    out: OutVector,
+):
     """Compute the loss of each sample."""
     data = _as_matrix(output), _as_matrix(target), _as_vector(labels)
-    _losses(0, out.size, *data, _as_vector(NO_INDICES), loss, out)
+    no_order, parameters = _as_vector(NO_INDICES), _as_vector(loss_parameters)
+    _losses(0, out.size, *data, no_order, loss, parameters, out)
 
 
 @_kernel
@@ -1191,12 +1381,14 @@ def loss_backward(
     labels: IntVector,
     sample_weight: Vector,
     loss: Int,
+    loss_parameters: RealVector,
     out: OutMatrix,
 ):
     """Differentiate the batch's mean loss by the outputs: wᵢ/Σw · ∂Lᵢ/∂oᵢ."""
     data = _as_matrix(output), _as_matrix(target), _as_vector(labels)
     weights, no_order = _as_vector(sample_weight), _as_vector(NO_INDICES)
-    _loss_gradients(0, out.shape[0], *data, weights, no_order, loss, out)
+    parameters = _as_vector(loss_parameters)
+    _loss_gradients(0, out.shape[0], *data, weights, no_order, loss, parameters, out)
 
 
 @_inner
@@ -1334,6 +1526,7 @@ def _sweep_rows(
     sample_weight,
     order,
     loss,
+    loss_parameters,
     inputs,
     workspace,
 ):
@@ -1358,8 +1551,9 @@ def _sweep_rows(
     losses, activation = _losses_of(layers, n_rows, workspace), layers[top, ACTIVATION]
     above = _rows_between(output, first, last)
     _run_layer(layers, alphas, parameters, top, activation, below, above)
-    _losses(first, last, output, target, labels, order, loss, losses)
-    _loss_gradients(first, last, output, target, labels, sample_weight, order, loss, slopes)
+    objective = order, loss, loss_parameters
+    _losses(first, last, output, target, labels, *objective, losses)
+    _loss_gradients(first, last, output, target, labels, sample_weight, *objective, slopes)
     delta = _rows_between(slopes, first, last)
     if _takes_z(activation):  # y has given its loss: z takes its place
         _run_layer(layers, alphas, parameters, top, IDENTITY, below, above)
@@ -1408,7 +1602,7 @@ def _forward_network(network, x, out, workspace, n_threads):
 
 
 @_inner
-def _risk(network, data, loss, workspace, n_threads):
+def _risk(network, data, objective, workspace, n_threads):
     """Return the mean loss of a batch."""
     layers, (x, target, labels, sample_weight) = network[0], data
     n_rows = x.shape[0]
@@ -1416,12 +1610,13 @@ def _risk(network, data, loss, workspace, n_threads):
     panels = _panels_of(layers, n_rows, workspace)
     _forward_network(network, x, output, panels, n_threads)
     losses = _losses_of(layers, n_rows, workspace)
-    _losses(0, n_rows, output, target, labels, _as_vector(NO_INDICES), loss, losses)
-    return _mean(losses, sample_weight)
+    no_order = _as_vector(NO_INDICES)
+    _losses(0, n_rows, output, target, labels, no_order, *objective, losses)
+    return _mean(losses, sample_weight, no_order)
 
 
 @_inline
-def _step(network, data, order, loss, rule, workspace, n_threads):
+def _step(network, data, order, objective, rule, workspace, n_threads):
     """Apply the gradient of a batch to an arena and return its mean loss.
 
     `rule` begins with that arena, which may be the parameters: both sweeps are apart.
@@ -1430,9 +1625,10 @@ def _step(network, data, order, loss, rule, workspace, n_threads):
     inputs = _activation_of(layers, -1, order.size, workspace) if order.size else x
     n_rows = inputs.shape[0]
     n_useful = _useful_threads(n_threads, n_rows * parameters.size)
-    _share_sweep(min(n_useful, max(1, n_rows)), (*network, *data, order, loss, inputs, workspace))
+    arguments = (*network, *data, order, *objective, inputs, workspace)
+    _share_sweep(min(n_useful, max(1, n_rows)), arguments)
     _share_layers(n_useful, (layers, *rule, inputs, workspace))
-    return _mean(_losses_of(layers, n_rows, workspace), sample_weight)
+    return _mean(_losses_of(layers, n_rows, workspace), sample_weight, order)
 
 
 # --- Network kernels ----------------------------------------------------------------------
@@ -1473,12 +1669,13 @@ def network_loss(
     labels: IntVector,
     sample_weight: Vector,
     loss: Int,
+    loss_parameters: RealVector,
     workspace: OutVector,
     n_threads: Int = 1,
 ):
     """Return the mean loss of a batch, Σᵢ wᵢ Lᵢ / Σw: the empirical risk."""
     network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
-    return _risk(network, data, loss, workspace, n_threads)
+    return _risk(network, data, (loss, _as_vector(loss_parameters)), workspace, n_threads)
 
 
 @_kernel
@@ -1491,6 +1688,7 @@ def network_gradient(
     labels: IntVector,
     sample_weight: Vector,
     loss: Int,
+    loss_parameters: RealVector,
     grad: OutVector,
     workspace: OutVector,
     n_threads: Int = 1,
@@ -1499,7 +1697,8 @@ def network_gradient(
     network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
     no_state, no_coefficients = _matrix(grad, 0, 0, 0, 0), _as_vector(NO_COEFFICIENTS)
     rule = grad, no_state, np.int64(STORE), no_coefficients
-    return _step(network, data, _as_vector(NO_INDICES), loss, rule, workspace, n_threads)
+    objective = loss, _as_vector(loss_parameters)
+    return _step(network, data, _as_vector(NO_INDICES), objective, rule, workspace, n_threads)
 
 
 @_kernel
@@ -1512,6 +1711,7 @@ def network_difference_gradient(
     labels: IntVector,
     sample_weight: Vector,
     loss: Int,
+    loss_parameters: RealVector,
     indices: IntVector,
     steps: Vector,
     central: Bool,
@@ -1520,17 +1720,18 @@ def network_difference_gradient(
 ):
     """Estimate ∂L/∂θ by finite differences, one or two forward passes for each weight."""
     network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
-    here = 0.0 if central else _risk(network, data, loss, workspace, ONE_THREAD)
+    objective = loss, _as_vector(loss_parameters)
+    here = 0.0 if central else _risk(network, data, objective, workspace, ONE_THREAD)
     for position in range(indices.size):
         index, step = indices[position], steps[position]
         value = below = parameters[index]
         above = value + step
         parameters[index] = above
-        loss_above, loss_below = _risk(network, data, loss, workspace, ONE_THREAD), here
+        loss_above, loss_below = _risk(network, data, objective, workspace, ONE_THREAD), here
         if central:
             below = value - step
             parameters[index] = below
-            loss_below = _risk(network, data, loss, workspace, ONE_THREAD)
+            loss_below = _risk(network, data, objective, workspace, ONE_THREAD)
         parameters[index] = value
         out[position] = (loss_above - loss_below) / (np.float64(above) - np.float64(below))
 
@@ -1544,9 +1745,11 @@ def network_train(
     x: Matrix,
     target: Matrix,
     labels: IntVector,
+    sample_weight: Vector,
     order: IntVector,
     batch_size: Int,
     loss: Int,
+    loss_parameters: RealVector,
     optimizer: Int,
     coefficients: RealTable,
     losses: OutRealVector,
@@ -1555,9 +1758,10 @@ def network_train(
 ):
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update."""
     network = _network(layers, alphas, parameters)
-    data = _data(x, target, labels, _vector(parameters, 0, 0))
+    data = _data(x, target, labels, sample_weight)
+    objective = loss, _as_vector(loss_parameters)
     for step in range(losses.size):
         start = step * batch_size
         batch = _vector(order, start, min(batch_size, order.size - start))
         rule = parameters, state, optimizer, _row(coefficients, step)
-        losses[step] = _step(network, data, batch, loss, rule, workspace, n_threads)
+        losses[step] = _step(network, data, batch, objective, rule, workspace, n_threads)

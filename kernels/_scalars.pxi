@@ -332,6 +332,12 @@ cdef void apply_derivative(
 # --- Losses: L of a sample and share · ∂L/∂o ----------------------------------------------
 # A target is a row of values, or a label where the row is NULL.
 
+cdef struct Loss:
+    int code
+    const double* parameters  # in the order of the catalogue; NULL for none
+    Py_ssize_t n_parameters
+
+
 cdef inline floating row_maximum(const floating* row, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t j
     cdef floating highest = -INFINITY
@@ -358,6 +364,36 @@ cdef inline void softmax(const floating* z, Py_ssize_t n, floating* out) noexcep
         out[j] = fast_exp(z[j] - highest) / total
 
 
+cdef inline floating sign(floating d) noexcept nogil:
+    return 1 if d > 0 else (-1 if d < 0 else d)  # 0 and NaN stay
+
+
+cdef inline floating huber(floating d, floating delta) noexcept nogil:
+    cdef floating distance = fabs(d)
+    cdef floating cut = distance if distance < delta else delta
+    return cut * (distance - cut / 2)
+
+
+cdef inline floating huber_gradient(floating d, floating delta) noexcept nogil:
+    return -delta if d < -delta else (delta if d > delta else d)
+
+
+cdef inline floating pinball(floating above, floating tau) noexcept nogil:
+    return tau * above if above > 0 else (tau - 1) * above
+
+
+cdef inline floating pinball_gradient(floating above, floating tau) noexcept nogil:
+    return -tau if above > 0 else (1 - tau if above < 0 else above)
+
+
+cdef inline floating hinge(floating margin, bint squared) noexcept nogil:
+    return relu(margin) * (relu(margin) if squared else 1)
+
+
+cdef inline floating hinge_gradient(floating margin, bint squared) noexcept nogil:
+    return 2 * relu(margin) if squared else (0 if margin <= 0 else 1)
+
+
 cdef inline floating squared_distance(
     const floating* output, const floating* target, Py_ssize_t n
 ) noexcept nogil:
@@ -368,41 +404,47 @@ cdef inline floating squared_distance(
     return total
 
 
-cdef inline floating cross_entropy(
-    const floating* output, const floating* target, Py_ssize_t label, Py_ssize_t n
-) noexcept nogil:
-    cdef Py_ssize_t j
-    cdef floating total = 0, highest = row_maximum(output, n)
-    cdef floating log_sum = <floating> log(sum_exp(output, n, highest))
-    if target is NULL:
-        return log_sum - (output[label] - highest)
-    for j in range(n):  # a class of probability 0 costs nothing, even with logit −inf
-        total += 0 if target[j] == 0 else target[j] * (log_sum - (output[j] - highest))
-    return total
-
-
-cdef inline floating binary_cross_entropy(
+cdef inline floating absolute_distance(
     const floating* output, const floating* target, Py_ssize_t n
 ) noexcept nogil:
     cdef Py_ssize_t j
     cdef floating total = 0
     for j in range(n):
-        total += relu(output[j]) - output[j] * target[j]
-        total += <floating> log1p(fast_exp(-fabs(output[j])))
-    return total / n
+        total += fabs(output[j] - target[j])
+    return total
 
 
-cdef inline floating loss_value(
-    const floating* output, const floating* target, Py_ssize_t label, Py_ssize_t n, int loss
+cdef inline floating huber_distance(
+    const floating* output, const floating* target, Py_ssize_t n, floating delta
 ) noexcept nogil:
-    """Return L of one sample."""
-    if loss == CROSS_ENTROPY:
-        return cross_entropy(output, target, label, n)
-    if loss == BINARY_CROSS_ENTROPY:
-        return binary_cross_entropy(output, target, n)
-    if loss == MSE:
-        return squared_distance(output, target, n) / n
-    return squared_distance(output, target, n) * <floating> 0.5
+    cdef Py_ssize_t j
+    cdef floating total = 0
+    for j in range(n):
+        total += huber(output[j] - target[j], delta)
+    return total
+
+
+cdef inline floating cross_entropy(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t label,
+    Py_ssize_t n,
+    floating smoothing,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating total = 0, t, highest = row_maximum(output, n)
+    cdef floating log_sum = <floating> log(sum_exp(output, n, highest))
+    cdef floating kept = 1 - smoothing, floor = smoothing / n
+    if target is NULL:
+        if smoothing != 0:
+            for j in range(n):
+                total += log_sum - (output[j] - highest)
+            total *= floor
+        return total + kept * (log_sum - (output[label] - highest))
+    for j in range(n):  # a class of probability 0 costs nothing, even with logit −inf
+        t = kept * target[j] + floor
+        total += 0 if t == 0 else t * (log_sum - (output[j] - highest))
+    return total
 
 
 cdef inline void cross_entropy_gradient(
@@ -410,21 +452,186 @@ cdef inline void cross_entropy_gradient(
     const floating* target,
     Py_ssize_t label,
     Py_ssize_t n,
+    floating smoothing,
+    floating share,
+    floating* out,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating total = 0, kept = 1 - smoothing, floor = smoothing / n
+    softmax(output, n, out)
+    if target is NULL:
+        for j in range(n):
+            out[j] = share * (out[j] - floor)
+        out[label] -= share * kept
+        return
+    for j in range(n):
+        total += kept * target[j] + floor
+    for j in range(n):
+        out[j] = share * (total * out[j] - (kept * target[j] + floor))
+
+
+cdef inline floating binary_cross_entropy(
+    const floating* output, const floating* target, Py_ssize_t n, const double* positive
+) noexcept nogil:
+    """Return −Σ (p t log σ(o) + (1 − t) log(1 − σ(o))); p is 1 where `positive` is NULL."""
+    cdef Py_ssize_t j
+    cdef floating total = 0, small, p = 1
+    for j in range(n):
+        if positive is not NULL:
+            p = <floating> positive[j]
+        small = <floating> log1p(fast_exp(-fabs(output[j])))
+        total += p * target[j] * (relu(-output[j]) + small)
+        total += (1 - target[j]) * (relu(output[j]) + small)
+    return total
+
+
+cdef inline void binary_cross_entropy_gradient(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t n,
+    const double* positive,
+    floating share,
+    floating* out,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating p
+    if positive is NULL:
+        for j in range(n):
+            out[j] = share * (fast_sigmoid(output[j]) - target[j])
+        return
+    for j in range(n):
+        p = <floating> positive[j]
+        out[j] = share * ((1 + (p - 1) * target[j]) * fast_sigmoid(output[j]) - p * target[j])
+
+
+cdef inline floating poisson(
+    const floating* output, const floating* target, Py_ssize_t n
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating total = 0
+    for j in range(n):
+        total += fast_exp(output[j]) - target[j] * output[j]
+    return total
+
+
+cdef inline floating gaussian_nll(
+    const floating* output, const floating* target, Py_ssize_t k
+) noexcept nogil:
+    """Return Σ (log v + (m − t)²/v) of k means m, which k log-variances follow."""
+    cdef Py_ssize_t j
+    cdef floating total = 0, residual
+    for j in range(k):
+        residual = (output[j] - target[j]) * fast_exp(-output[k + j] / 2)
+        total += output[k + j] + residual * residual
+    return total
+
+
+cdef inline void gaussian_nll_gradient(
+    const floating* output, const floating* target, Py_ssize_t k, floating share, floating* out
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating residual, precision
+    for j in range(k):
+        precision = fast_exp(-output[k + j] / 2)
+        residual = (output[j] - target[j]) * precision
+        out[j] = share * (residual * precision)
+        out[k + j] = share / 2 * (1 - residual * residual)
+
+
+cdef inline floating pinball_distance(
+    const floating* output, const floating* target, Py_ssize_t n, const Loss* loss
+) noexcept nogil:
+    cdef Py_ssize_t i, j, k = n // loss.n_parameters
+    cdef floating total = 0
+    for i in range(loss.n_parameters):
+        for j in range(k):
+            total += pinball(target[j] - output[i * k + j], <floating> loss.parameters[i])
+    return total
+
+
+cdef inline void pinball_distance_gradient(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t n,
+    const Loss* loss,
+    floating share,
+    floating* out,
+) noexcept nogil:
+    cdef Py_ssize_t i, j, k = n // loss.n_parameters
+    cdef floating tau
+    for i in range(loss.n_parameters):
+        tau = <floating> loss.parameters[i]
+        for j in range(k):
+            out[i * k + j] = share * pinball_gradient(target[j] - output[i * k + j], tau)
+
+
+cdef inline floating hinges(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t label,
+    Py_ssize_t n,
+    bint squared,
+) noexcept nogil:
+    """Sum hinges of margins 1 − t o, or 1 + o − o_label for the other outputs."""
+    cdef Py_ssize_t j
+    cdef floating total = 0
+    if target is not NULL:
+        for j in range(n):
+            total += hinge(1 - target[j] * output[j], squared)
+        return total
+    for j in range(n):
+        total += 0 if j == label else hinge(1 + (output[j] - output[label]), squared)
+    return total
+
+
+cdef inline void hinges_gradient(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t label,
+    Py_ssize_t n,
+    bint squared,
     floating share,
     floating* out,
 ) noexcept nogil:
     cdef Py_ssize_t j
     cdef floating total = 0
-    softmax(output, n, out)
-    if target is NULL:
+    if target is not NULL:
         for j in range(n):
-            out[j] *= share
-        out[label] -= share
+            out[j] = -target[j] * share * hinge_gradient(1 - target[j] * output[j], squared)
         return
     for j in range(n):
-        total += target[j]
-    for j in range(n):
-        out[j] = share * (total * out[j] - target[j])
+        out[j] = share * hinge_gradient(1 + (output[j] - output[label]), squared)
+        total += 0 if j == label else out[j]
+    out[label] = -total
+
+
+cdef inline floating loss_value(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t label,
+    Py_ssize_t n,
+    const Loss* loss,
+) noexcept nogil:
+    """Return L of one sample."""
+    if loss.code == CROSS_ENTROPY:
+        return cross_entropy(output, target, label, n, <floating> loss.parameters[0])
+    if loss.code == BINARY_CROSS_ENTROPY:
+        return binary_cross_entropy(output, target, n, loss.parameters) / n
+    if loss.code == MSE:
+        return squared_distance(output, target, n) / n
+    if loss.code == MAE:
+        return absolute_distance(output, target, n) / n
+    if loss.code == HUBER:
+        return huber_distance(output, target, n, <floating> loss.parameters[0]) / n
+    if loss.code == POISSON:
+        return poisson(output, target, n) / n
+    if loss.code == GAUSSIAN_NLL:
+        return gaussian_nll(output, target, n // 2) / n
+    if loss.code == PINBALL:
+        return pinball_distance(output, target, n, loss) / n
+    if loss.code == HINGE or loss.code == SQUARED_HINGE:
+        return hinges(output, target, label, n, loss.code == SQUARED_HINGE) / n
+    return squared_distance(output, target, n) * <floating> 0.5
 
 
 cdef inline void loss_gradient(
@@ -432,26 +639,41 @@ cdef inline void loss_gradient(
     const floating* target,
     Py_ssize_t label,
     Py_ssize_t n,
-    int loss,
+    const Loss* loss,
     floating share,
     floating* out,
 ) noexcept nogil:
     """Write out = share · ∂L/∂o of one sample; a share of 0 gives 0 whatever o holds."""
     cdef Py_ssize_t j
-    cdef floating scale = share
+    cdef floating delta, of_one = share / n  # of one output in the mean
     if share == 0:
         for j in range(n):
             out[j] = 0
-    elif loss == CROSS_ENTROPY:
-        cross_entropy_gradient(output, target, label, n, share, out)
-    elif loss == BINARY_CROSS_ENTROPY:
+    elif loss.code == CROSS_ENTROPY:
+        delta = <floating> loss.parameters[0]
+        cross_entropy_gradient(output, target, label, n, delta, share, out)
+    elif loss.code == BINARY_CROSS_ENTROPY:
+        binary_cross_entropy_gradient(output, target, n, loss.parameters, of_one, out)
+    elif loss.code == MAE:
         for j in range(n):
-            out[j] = share * ((fast_sigmoid(output[j]) - target[j]) / n)
+            out[j] = of_one * sign(output[j] - target[j])
+    elif loss.code == HUBER:
+        delta = <floating> loss.parameters[0]
+        for j in range(n):
+            out[j] = of_one * huber_gradient(output[j] - target[j], delta)
+    elif loss.code == POISSON:
+        for j in range(n):
+            out[j] = of_one * (fast_exp(output[j]) - target[j])
+    elif loss.code == GAUSSIAN_NLL:
+        gaussian_nll_gradient(output, target, n // 2, 2 * of_one, out)
+    elif loss.code == PINBALL:
+        pinball_distance_gradient(output, target, n, loss, of_one, out)
+    elif loss.code == HINGE or loss.code == SQUARED_HINGE:
+        hinges_gradient(output, target, label, n, loss.code == SQUARED_HINGE, of_one, out)
     else:
-        if loss == MSE:
-            scale = share * (<floating> 2 / n)
+        delta = 2 * of_one if loss.code == MSE else share
         for j in range(n):
-            out[j] = scale * (output[j] - target[j])
+            out[j] = delta * (output[j] - target[j])
 
 
 # --- Updates: one step of θ, from the coefficients in the order of the catalogue ----------

@@ -86,15 +86,28 @@ class Loss:
         What kernels read.
     equation : str
         Loss of one sample; a batch's loss is the mean weighted by ``sample_weight``.
-    target : {"values", "labels or probabilities", "probabilities"}
-        What the target holds for a sample: n_out real values, one integer label or
-        n_out probabilities, or n_out probabilities.
+    target : str
+        What the target holds for a sample: "values", "counts" of at least 0,
+        "probabilities" of each output, "labels or probabilities" of classes (one integer
+        label, or n_out probabilities that sum to 1) or "labels or signs" (one integer
+        label, or n_out numbers −1 and 1).
+    parameters : tuple of str
+        Names of the loss's parameters, in the order of the kernels' ``loss_parameters``;
+        a name in the plural stands for several numbers.
+    outputs_per_target : int or None
+        Outputs that belong to one number of the target; None for one for each parameter.
+        They come in blocks: first one output for each number of the target, then the next.
+    takes_logits : bool
+        Whether the loss applies softmax or sigmoid to the outputs.
     """
 
     name: str
     code: int
     equation: str
     target: str = "values"
+    parameters: tuple[str, ...] = ()
+    outputs_per_target: int | None = 1
+    takes_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -280,13 +293,50 @@ TAKES_Z = sum(1 << row.code for row in ACTIVATIONS if not row.from_output)
 LOSSES = (
     Loss("quadratic", 0, "½ Σⱼ (oⱼ − tⱼ)²"),
     Loss("mse", 1, "1/n_out Σⱼ (oⱼ − tⱼ)²"),
-    Loss("cross_entropy", 2, "−Σⱼ tⱼ log softmax(o)ⱼ", "labels or probabilities"),
+    Loss(
+        "cross_entropy",
+        2,
+        "−Σⱼ t'ⱼ log softmax(o)ⱼ with t' = (1 − ε) t + ε/n_out",
+        "labels or probabilities",
+        parameters=("label_smoothing",),
+        takes_logits=True,
+    ),
     Loss(
         "binary_cross_entropy",
         3,
-        "1/n_out Σⱼ (max(oⱼ, 0) − oⱼ tⱼ + log(1 + exp(−|oⱼ|)))",
+        "1/n_out Σⱼ (−pⱼ tⱼ log σ(oⱼ) − (1 − tⱼ) log(1 − σ(oⱼ))), pⱼ = 1 if there are none",
         "probabilities",
+        parameters=("pos_weights",),
+        takes_logits=True,
     ),
+    Loss("mae", 4, "1/n_out Σⱼ |oⱼ − tⱼ|"),
+    Loss(
+        "huber",
+        5,
+        "1/n_out Σⱼ (½ dⱼ² if |dⱼ| < δ else δ (|dⱼ| − ½ δ)) with d = o − t",
+        parameters=("delta",),
+    ),
+    Loss("poisson", 6, "1/n_out Σⱼ (exp(oⱼ) − tⱼ oⱼ)", "counts"),
+    Loss(
+        "gaussian_nll",
+        7,
+        "1/k Σⱼ ½ (sⱼ + (mⱼ − tⱼ)² exp(−sⱼ)) for k targets and o = (m₁ … mₖ, s₁ … sₖ)",
+        outputs_per_target=2,
+    ),
+    Loss(
+        "pinball",
+        8,
+        "1/n_out Σᵢⱼ max(τᵢ dᵢⱼ, (τᵢ − 1) dᵢⱼ) with dᵢⱼ = tⱼ − oᵢⱼ",
+        parameters=("quantiles",),
+        outputs_per_target=None,
+    ),
+    Loss(
+        "hinge",
+        9,
+        "1/n_out Σⱼ max(1 − tⱼ oⱼ, 0); for a label c, 1/n_out Σⱼ≠c max(1 + oⱼ − o_c, 0)",
+        "labels or signs",
+    ),
+    Loss("squared_hinge", 10, "as hinge, each maximum squared", "labels or signs"),
 )
 
 OPTIMIZERS = (

@@ -202,31 +202,141 @@ def _softmax(output: Array) -> Array:
     return small / small.sum(axis=1, keepdims=True)
 
 
-def _cross_entropy(output: Array, target: Array) -> Array:
+def _smoothed(target: Array, parameters: Array) -> Array:
+    """Mix rows of probabilities with equal ones."""
+    (smoothing,) = parameters
+    return (1 - smoothing) * target + smoothing / target.shape[1]
+
+
+def _cross_entropy(o: Array, target: Array, labels: Indices, parameters: Array) -> Array:
     # A class of probability 0 costs nothing, even where its logit is −inf.
-    shifted = _shifted(output)
+    shifted, t = _shifted(o), _smoothed(target, parameters)
     log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return -np.where(target == 0, 0, target * log_softmax).sum(axis=1)
+    return -np.where(t == 0, 0, t * log_softmax).sum(axis=1)
 
 
-def _binary_cross_entropy(output: Array, target: Array) -> Array:
-    cost = np.maximum(output, 0) - output * target + np.log1p(np.exp(-np.abs(output)))
-    return cost.mean(axis=1)
+def _cross_entropy_gradient(o: Array, target: Array, labels: Indices, parameters: Array) -> Array:
+    # Σⱼ tⱼ = 1 for probabilities; keeping the sum makes the gradient exact for any row.
+    t = _smoothed(target, parameters)
+    return t.sum(axis=1, keepdims=True) * _softmax(o) - t
 
 
-LOSS_VALUES = {
-    CODES["QUADRATIC"]: lambda o, t: 0.5 * np.square(o - t).sum(axis=1),
-    CODES["MSE"]: lambda o, t: np.square(o - t).mean(axis=1),
+def _positive_weights(parameters: Array) -> Array | float:
+    return parameters if parameters.size else 1
+
+
+def _binary_cross_entropy(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
+    # −log σ(o) and −log(1 − σ(o)), neither of which is negative: nothing cancels.
+    small = np.log1p(np.exp(-np.abs(o)))
+    yes, no = np.maximum(-o, 0) + small, np.maximum(o, 0) + small
+    return (_positive_weights(parameters) * t * yes + (1 - t) * no).mean(axis=1)
+
+
+def _binary_cross_entropy_gradient(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
+    positive = _positive_weights(parameters)
+    return ((1 + (positive - 1) * t) * _sigmoid(o) - positive * t) / o.shape[1]
+
+
+def _huber(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
+    distance = np.abs(o - t)
+    cut = np.minimum(distance, parameters)
+    return (cut * (distance - cut / 2)).mean(axis=1)
+
+
+def _huber_gradient(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
+    return np.clip(o - t, -parameters, parameters) / o.shape[1]
+
+
+def _standardised(o: Array, t: Array) -> tuple[Array, Array, Array]:
+    """Return (m − t)/√v, log v and 1/√v of outputs m and log v."""
+    mean, log_variance = np.split(o, 2, axis=1)
+    precision = np.exp(-log_variance / 2)
+    return (mean - t) * precision, log_variance, precision
+
+
+def _gaussian_nll(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
+    residual, log_variance, _ = _standardised(o, t)
+    return 0.5 * (log_variance + residual * residual).mean(axis=1)
+
+
+def _gaussian_nll_gradient(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
+    residual, _, precision = _standardised(o, t)
+    slopes = residual * precision, 0.5 * (1 - residual * residual)
+    return np.concatenate(slopes, axis=1) / t.shape[1]
+
+
+def _shortfalls(o: Array, t: Array, quantiles: Array) -> Array:
+    """Return t − o, shape (n_samples, n_quantiles, n_targets)."""
+    return t[:, None] - o.reshape(len(o), quantiles.size, t.shape[1])
+
+
+def _pinball(o: Array, t: Array, labels: Indices, quantiles: Array) -> Array:
+    above = _shortfalls(o, t, quantiles)
+    tau = quantiles[:, None]
+    return np.maximum(tau * above, (tau - 1) * above).mean(axis=(1, 2))
+
+
+def _pinball_gradient(o: Array, t: Array, labels: Indices, quantiles: Array) -> Array:
+    above = _shortfalls(o, t, quantiles)
+    tau = quantiles[:, None]
+    # At the kink 0, which lies between the slopes of both sides; NaN stays.
+    slope = np.where(above > 0, -tau, np.where(above < 0, 1 - tau, above))
+    return slope.reshape(o.shape) / o.shape[1]
+
+
+def _margins(o: Array, t: Array, labels: Indices) -> Array:
+    """Return how far each output is from what a hinge wants, 0 for the label's own."""
+    if not labels.size:
+        return 1 - t * o
+    rows = np.arange(labels.size)
+    margins = 1 + (o - o[rows, labels][:, None])
+    margins[rows, labels] = 0
+    return margins
+
+
+def _hinge_gradient(slopes: Array, t: Array, labels: Indices) -> Array:
+    """Carry derivatives by the margins on to the outputs."""
+    slopes = slopes / slopes.shape[1]
+    if not labels.size:
+        return -t * slopes
+    slopes[np.arange(labels.size), labels] = -slopes.sum(axis=1)
+    return slopes
+
+
+#: L(o, t, labels, parameters); t are the labels' one-hot rows where there are labels.
+LOSS_VALUES: dict[int, Callable[[Array, Array, Indices, Array], Array]] = {
+    CODES["QUADRATIC"]: lambda o, t, labels, p: 0.5 * np.square(o - t).sum(axis=1),
+    CODES["MSE"]: lambda o, t, labels, p: np.square(o - t).mean(axis=1),
     CODES["CROSS_ENTROPY"]: _cross_entropy,
     CODES["BINARY_CROSS_ENTROPY"]: _binary_cross_entropy,
+    CODES["MAE"]: lambda o, t, labels, p: np.abs(o - t).mean(axis=1),
+    CODES["HUBER"]: _huber,
+    CODES["POISSON"]: lambda o, t, labels, p: (np.exp(o) - t * o).mean(axis=1),
+    CODES["GAUSSIAN_NLL"]: _gaussian_nll,
+    CODES["PINBALL"]: _pinball,
+    CODES["HINGE"]: lambda o, t, labels, p: np.maximum(_margins(o, t, labels), 0).mean(axis=1),
+    CODES["SQUARED_HINGE"]: lambda o, t, labels, p: np.square(
+        np.maximum(_margins(o, t, labels), 0)
+    ).mean(axis=1),
 }
 
-LOSS_GRADIENTS = {
-    CODES["QUADRATIC"]: lambda o, t: o - t,
-    CODES["MSE"]: lambda o, t: 2 / o.shape[1] * (o - t),
-    # Σⱼ tⱼ = 1 for probabilities; keeping the sum makes the gradient exact for any row.
-    CODES["CROSS_ENTROPY"]: lambda o, t: t.sum(axis=1, keepdims=True) * _softmax(o) - t,
-    CODES["BINARY_CROSS_ENTROPY"]: lambda o, t: (_sigmoid(o) - t) / o.shape[1],
+#: ∂L/∂o, of the same arguments.
+LOSS_GRADIENTS: dict[int, Callable[[Array, Array, Indices, Array], Array]] = {
+    CODES["QUADRATIC"]: lambda o, t, labels, p: o - t,
+    CODES["MSE"]: lambda o, t, labels, p: 2 / o.shape[1] * (o - t),
+    CODES["CROSS_ENTROPY"]: _cross_entropy_gradient,
+    CODES["BINARY_CROSS_ENTROPY"]: _binary_cross_entropy_gradient,
+    CODES["MAE"]: lambda o, t, labels, p: np.sign(o - t) / o.shape[1],
+    CODES["HUBER"]: _huber_gradient,
+    CODES["POISSON"]: lambda o, t, labels, p: (np.exp(o) - t) / o.shape[1],
+    CODES["GAUSSIAN_NLL"]: _gaussian_nll_gradient,
+    CODES["PINBALL"]: _pinball_gradient,
+    CODES["HINGE"]: lambda o, t, labels, p: _hinge_gradient(
+        np.where(_margins(o, t, labels) <= 0, 0, 1).astype(o.dtype), t, labels
+    ),
+    CODES["SQUARED_HINGE"]: lambda o, t, labels, p: _hinge_gradient(
+        2 * np.maximum(_margins(o, t, labels), 0), t, labels
+    ),
 }
 
 
@@ -469,23 +579,36 @@ def dense_backward_weight_single(
     grad_bias[...] = delta
 
 
-def loss_forward(output: Array, target: Array, labels: Indices, loss: int, out: Array) -> None:
+def loss_forward(
+    output: Array,
+    target: Array,
+    labels: Indices,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
+    out: Array,
+) -> None:
     """Compute the loss of each sample.
 
     Parameters
     ----------
     output : array of shape (n_samples, n_out)
         Outputs of the network.
-    target : array of shape (n_samples, n_out), or (0, n_out) with labels
-        Values or probabilities; ignored where `labels` are given.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given. n_targets is n_out,
+        or less where the loss's row gives a target more than one output.
     labels : array of int64, shape (n_samples,) or (0,)
-        Class of each sample in [0, n_out), for cross-entropy; empty if `target` counts.
+        Class of each sample in [0, n_out), for losses that take labels; empty if `target`
+        counts.
     loss : int
         Code of L, from :data:`fastmlp.kernels.catalogue.LOSSES`.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L, in the order of the loss's row; used in the dtype of the outputs.
+        Weights of positive targets are n_out numbers or none.
     out : array of shape (n_samples,)
         Receives L of each sample.
     """
-    out[...] = LOSS_VALUES[loss](output, _as_values(target, labels, output))
+    rows, parameters = _as_values(target, labels, output), loss_parameters.astype(output.dtype)
+    out[...] = LOSS_VALUES[loss](output, rows, labels, parameters)
 
 
 def loss_backward(
@@ -494,6 +617,7 @@ def loss_backward(
     labels: Indices,
     sample_weight: Array,
     loss: int,
+    loss_parameters: NDArray[np.float64],
     out: Array,
 ) -> None:
     """Differentiate the batch's mean loss by the outputs: wᵢ/Σw · ∂Lᵢ/∂oᵢ.
@@ -502,8 +626,8 @@ def loss_backward(
     ----------
     output : array of shape (n_samples, n_out)
         Outputs of the network.
-    target : array of shape (n_samples, n_out), or (0, n_out) with labels
-        Values or probabilities; ignored where `labels` are given.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.
     sample_weight : array of shape (n_samples,) or (0,)
@@ -511,11 +635,14 @@ def loss_backward(
         they sum to 0 the gradient is 0.
     loss : int
         Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
     out : array of shape (n_samples, n_out)
         Receives ∂(mean loss)/∂output.
     """
     share = _sample_shares(sample_weight, len(output), output.dtype)
-    slope = LOSS_GRADIENTS[loss](output, _as_values(target, labels, output))
+    rows, parameters = _as_values(target, labels, output), loss_parameters.astype(output.dtype)
+    slope = LOSS_GRADIENTS[loss](output, rows, labels, parameters)
     out[...] = np.where(share[:, None] == 0, 0, share[:, None] * slope)
 
 
@@ -657,6 +784,7 @@ def network_loss(
     labels: Indices,
     sample_weight: Array,
     loss: int,
+    loss_parameters: NDArray[np.float64],
     workspace: Array,
     n_threads: int = 1,
 ) -> float:
@@ -672,14 +800,16 @@ def network_loss(
         The arena.
     x : array of shape (n_samples, n_in)
         Inputs.
-    target : array of shape (n_samples, n_out), or (0, n_out) with labels
-        Values or probabilities; ignored where `labels` are given.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.
     sample_weight : array of shape (n_samples,) or (0,)
         Weight of each sample, or empty for equal weights.
     loss : int
         Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
     workspace : array of shape (training_workspace_size(...),)
         Overwritten.
     n_threads : int, default=1
@@ -692,14 +822,19 @@ def network_loss(
         where the weights sum to 0.
     """
     outputs, _ = _activations(layers, alphas, parameters, x)
-    return _mean_loss(outputs[-1], target, labels, sample_weight, loss)
+    return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
 
 
 def _mean_loss(
-    output: Array, target: Array, labels: Indices, sample_weight: Array, loss: int
+    output: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
 ) -> float:
     each = np.empty(len(output), output.dtype)
-    loss_forward(output, target, labels, loss, each)
+    loss_forward(output, target, labels, loss, loss_parameters, each)
     share = _sample_shares(sample_weight.astype(np.float64), len(output), np.dtype(np.float64))
     return float(np.where(share == 0, 0, share * each).sum())
 
@@ -713,6 +848,7 @@ def network_gradient(
     labels: Indices,
     sample_weight: Array,
     loss: int,
+    loss_parameters: NDArray[np.float64],
     grad: Array,
     workspace: Array,
     n_threads: int = 1,
@@ -729,14 +865,16 @@ def network_gradient(
         The arena.
     x : array of shape (n_samples, n_in)
         Inputs.
-    target : array of shape (n_samples, n_out), or (0, n_out) with labels
-        Values or probabilities; ignored where `labels` are given.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.
     sample_weight : array of shape (n_samples,) or (0,)
         Weight of each sample, or empty for equal weights.
     loss : int
         Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
     grad : array of shape (n_elements,)
         Receives the gradient, laid out as the arena; its padding is left alone.
     workspace : array of shape (training_workspace_size(...),)
@@ -751,7 +889,7 @@ def network_gradient(
     """
     outputs, known = _activations(layers, alphas, parameters, x)
     delta = np.empty_like(outputs[-1])
-    loss_backward(outputs[-1], target, labels, sample_weight, loss, delta)
+    loss_backward(outputs[-1], target, labels, sample_weight, loss, loss_parameters, delta)
     activation_backward(known[-1], delta, layers[-1][CODES["ACTIVATION"]], alphas[-1], delta)
     weights = [weight for weight, _, _ in _layer_views(layers, parameters)]
     gradients = list(_layer_views(layers, grad))
@@ -765,7 +903,7 @@ def network_gradient(
                 known[index - 1], delta_below, activation, alphas[index - 1], delta_below
             )
             delta = delta_below
-    return _mean_loss(outputs[-1], target, labels, sample_weight, loss)
+    return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
 
 
 def network_difference_gradient(
@@ -777,6 +915,7 @@ def network_difference_gradient(
     labels: Indices,
     sample_weight: Array,
     loss: int,
+    loss_parameters: NDArray[np.float64],
     indices: Indices,
     steps: Array,
     central: bool,
@@ -799,14 +938,16 @@ def network_difference_gradient(
         may read it meanwhile.
     x : array of shape (n_samples, n_in)
         Inputs.
-    target : array of shape (n_samples, n_out), or (0, n_out) with labels
-        Values or probabilities; ignored where `labels` are given.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.
     sample_weight : array of shape (n_samples,) or (0,)
         Weight of each sample, or empty for equal weights.
     loss : int
         Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
     indices : array of int64, shape (n,)
         Elements of the arena to differentiate by.
     steps : array of shape (n,)
@@ -821,7 +962,16 @@ def network_difference_gradient(
 
     def risk() -> float:
         return network_loss(
-            layers, alphas, parameters, x, target, labels, sample_weight, loss, workspace
+            layers,
+            alphas,
+            parameters,
+            x,
+            target,
+            labels,
+            sample_weight,
+            loss,
+            loss_parameters,
+            workspace,
         )
 
     here = 0.0 if central else risk()
@@ -845,9 +995,11 @@ def network_train(
     x: Array,
     target: Array,
     labels: Indices,
+    sample_weight: Array,
     order: Indices,
     batch_size: int,
     loss: int,
+    loss_parameters: NDArray[np.float64],
     optimizer: int,
     coefficients: NDArray[np.float64],
     losses: NDArray[np.float64],
@@ -871,29 +1023,35 @@ def network_train(
         State of the optimizer, updated in place.
     x : array of shape (n_samples, n_in)
         Inputs of all samples.
-    target : array of shape (n_samples, n_out), or (0, n_out) with labels
-        Values or probabilities; ignored where `labels` are given.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
     labels : array of int64, shape (n_samples,) or (0,)
         Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights. A step's gradient is that of
+        Σ wᵢ Lᵢ / Σ wᵢ over its batch; where these sum to 0 it is 0, and the optimizer
+        goes on with what it remembers.
     order : array of int64, shape (n_visits,)
         Samples to visit, in order; a sample may occur any number of times.
     batch_size : int
         Samples of a step, at least 1.
     loss : int
         Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
     optimizer : int
         Code of the recurrence.
     coefficients : array of float64, shape (n_steps, n_coefficients)
         Scalars of each step, n_steps = ⌈n_visits / batch_size⌉.
     losses : array of float64, shape (n_steps,)
-        Receives the mean loss of each batch, before its update.
+        Receives the mean loss of each batch, before its update; 0 where the weights of
+        the batch sum to 0.
     workspace : array of shape (training_workspace_size(...),)
         Overwritten.
     n_threads : int, default=1
         Threads to share the work.
     """
     grad = np.zeros_like(parameters)
-    no_weights = np.empty(0, parameters.dtype)
     for step in range(len(losses)):
         batch = order[step * batch_size : (step + 1) * batch_size]
         losses[step] = network_gradient(
@@ -903,8 +1061,9 @@ def network_train(
             x[batch],
             target[batch] if not labels.size else target,
             labels[batch] if labels.size else labels,
-            no_weights,
+            sample_weight[batch] if sample_weight.size else sample_weight,
             loss,
+            loss_parameters,
             grad,
             workspace,
         )

@@ -56,7 +56,7 @@ def rng() -> np.random.Generator:
 
 
 #: Arguments that are tables made by the caller, contiguous; the rows of others may lie apart.
-TABLES = ("layers", "coefficients")
+TABLES = ("layers", "coefficients", "loss_parameters")
 
 
 def rounding_bound(
@@ -164,6 +164,7 @@ class Problem:
     labels: np.ndarray
     sample_weight: np.ndarray
     loss: int
+    loss_parameters: np.ndarray
 
     @property
     def dtype(self) -> np.dtype:
@@ -201,11 +202,36 @@ class Problem:
         return replace(self, **changes)
 
 
+def _loss_parameters(loss: int, n_out: int, plain: bool = False) -> np.ndarray:
+    """Return parameters of a loss that are no defaults, or the plain ones."""
+    row = LOSSES[loss]
+    if row.name == "cross_entropy":
+        return np.array([0.0 if plain else 0.15])
+    if row.name == "binary_cross_entropy":
+        return np.linspace(0.5, 2, 0 if plain else n_out)
+    if row.name == "pinball":
+        n_quantiles = next((n for n in range(2, n_out) if n_out % n == 0), n_out)
+        return np.linspace(0.1, 0.8, n_quantiles)
+    return np.array([0.7] if row.name == "huber" else [])
+
+
+@pytest.fixture
+def loss_parameters() -> Callable[..., np.ndarray]:
+    """Return the function that gives parameters of a loss for a number of outputs."""
+    return _loss_parameters
+
+
 def _draw_target(rng: np.random.Generator, loss: int, shape: tuple[int, int]) -> np.ndarray:
-    """Return targets of the kind that the loss takes."""
-    if LOSSES[loss].target == "values":
-        return rng.normal(size=shape)
-    return rng.dirichlet(np.ones(shape[1]), shape[0])
+    """Return targets of the kind that the loss takes, for outputs of some shape."""
+    row, (n_samples, n_out) = LOSSES[loss], shape
+    if row.target == "counts":
+        return rng.poisson(2, size=shape).astype(float)
+    if "signs" in row.target:
+        return rng.choice([-1.0, 1.0], size=shape)
+    if row.target != "values":
+        return rng.dirichlet(np.ones(n_out), n_samples)
+    of_one = row.outputs_per_target or len(_loss_parameters(loss, n_out))
+    return rng.normal(size=(n_samples, n_out // max(of_one, 1)))
 
 
 @pytest.fixture
@@ -216,16 +242,20 @@ def draw_target() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(
     params=[
-        pytest.param((row.name, as_labels), id=f"{row.name}-{'labels' if as_labels else 'rows'}")
+        pytest.param(
+            (row.name, as_labels, plain),
+            id=f"{row.name}-{'labels' if as_labels else 'rows'}{'-plain' if plain else ''}",
+        )
         for row in LOSSES
         for as_labels in (False, True)
         if "labels" in row.target or not as_labels
+        for plain in (False, True)
+        if row.takes_logits or not plain
     ]
 )
 def objective(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Each loss with each form of its target, as options of `make_problem`."""
-    loss, as_labels = request.param
-    return {"loss": loss, "as_labels": as_labels}
+    """Each loss with each form of its target and parameters, as options of `make_problem`."""
+    return dict(zip(("loss", "as_labels", "plain"), request.param, strict=True))
 
 
 def _used(layers: np.ndarray, n_elements: int) -> np.ndarray:
@@ -251,6 +281,27 @@ def _distance_to_kinks(problem: Problem) -> float:
     return float(smallest)
 
 
+def _smallest_distance_of_loss(problem: Problem) -> float:
+    """Return the least distance of an output to a kink of the loss or of its derivative."""
+    outputs = np.empty((len(problem.x), problem.n_out), problem.dtype)
+    reference.network_forward(**problem.arguments("network_forward", out=outputs))
+    name, target = LOSSES[problem.loss].name, problem.target
+    distances = np.empty(0)
+    if name == "mae":
+        distances = outputs - target
+    elif name == "huber":
+        distances = np.abs(outputs - target) - problem.loss_parameters
+    elif name == "pinball":
+        distances = outputs - np.tile(target, len(problem.loss_parameters))
+    elif "hinge" in name and not problem.labels.size:
+        distances = 1 - target * outputs
+    elif "hinge" in name:
+        rows = np.arange(len(outputs))
+        distances = 1 + outputs - outputs[rows, problem.labels][:, None]
+        distances[rows, problem.labels] = 1
+    return float(np.abs(distances).min(initial=np.inf))
+
+
 def _draw_problem(
     rng: np.random.Generator,
     dtype: type,
@@ -259,7 +310,10 @@ def _draw_problem(
     loss: str,
     n_samples: int,
     as_labels: bool,
+    plain: bool,
 ) -> Problem:
+    if loss == "gaussian_nll":  # a mean and a log-variance for each target
+        widths = (*widths[:-1], widths[-1] + widths[-1] % 2)
     sizes = list(itertools.pairwise(widths))
     layers, n_elements = arena.layer_table(
         sizes, [CODES[name.upper()] for name in activations], np.dtype(dtype).itemsize
@@ -280,6 +334,7 @@ def _draw_problem(
         labels=labels,
         sample_weight=np.empty(0, dtype),
         loss=CODES[loss.upper()],
+        loss_parameters=_loss_parameters(CODES[loss.upper()], n_out, plain),
     )
 
 
@@ -294,14 +349,17 @@ def make_problem() -> Callable[..., Problem]:
         loss: str = "quadratic",
         n_samples: int = 5,
         as_labels: bool = False,
+        plain: bool = False,
         margin: float | None = None,
     ) -> Problem:
-        """Draw until no pre-activation is within `margin` of a kink (default 64 eps)."""
+        """Draw until nothing is within `margin` (default 64 eps) of a kink."""
         margin = 64 * np.finfo(dtype).eps if margin is None else margin
         for seed in itertools.count():
             rng = np.random.default_rng(seed)
-            problem = _draw_problem(rng, dtype, widths, activations, loss, n_samples, as_labels)
-            if _distance_to_kinks(problem) > margin:
+            problem = _draw_problem(
+                rng, dtype, widths, activations, loss, n_samples, as_labels, plain
+            )
+            if min(_distance_to_kinks(problem), _smallest_distance_of_loss(problem)) > margin:
                 return problem
         raise AssertionError
 

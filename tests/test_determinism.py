@@ -22,12 +22,14 @@ several_threads = pytest.mark.parametrize("n_threads", [2, 3, 7])
 
 @pytest.fixture
 def make_network(make_problem, dtype):
-    """Return the function that draws a classifier with some hundred samples."""
+    """Return the function that draws a classifier with some hundred weighted samples."""
 
     def make(network):
-        return make_problem(
+        problem = make_problem(
             dtype, WIDTHS[network], ACTIVATIONS[network], "cross_entropy", 300, as_labels=True
         )
+        weights = np.random.default_rng(4).random(300).astype(dtype)
+        return problem.replace(sample_weight=weights)
 
     return make
 

@@ -10,6 +10,16 @@ from fastmlp.activations import ACTIVATIONS
 from fastmlp.kernels import reference
 from fastmlp.losses import LOSSES
 
+#: Each loss by name, and those with parameters with some that are not the usual ones.
+OBJECTIVES = (
+    *LOSSES.values(),
+    fm.Huber(delta=0.6),
+    fm.CrossEntropy(label_smoothing=0.1, class_weight=[1, 2, 0.5]),
+    fm.CrossEntropy(class_weight="balanced"),
+    fm.BinaryCrossEntropy(pos_weight=[0.5, 1, 3]),
+    fm.Pinball(quantiles=(0.1, 0.5, 0.9)),
+)
+
 SIZES = (4, 5, 6, 5, 3)
 LABELS = np.array([0, 1, 2, 2, 1])
 
@@ -19,16 +29,47 @@ MARGIN = 1e-3
 
 def draw(activation, loss, depth, as_labels):
     """Return a network with the activation in its hidden layers, and samples off kinks."""
+    objective = fm.losses.get(loss)
+    n_out = 4 if objective.name == "gaussian_nll" else 3
     for seed in range(1000):
         rng = np.random.default_rng(seed)
-        net = fm.MLP.from_sizes([*SIZES[:depth], 3], activation, dtype="float64", seed=rng)
+        net = fm.MLP.from_sizes([*SIZES[:depth], n_out], activation, dtype="float64", seed=rng)
         for bias in net.biases:
             bias[...] = rng.normal(size=bias.shape)
         x = rng.normal(size=(5, 4))
-        if smallest_pre_activation(net, x) > MARGIN:
-            target = LABELS if as_labels else rng.dirichlet(np.ones(3), 5)
+        target = LABELS if as_labels else draw_target(rng, objective, n_out)
+        smallest = smallest_pre_activation(net, x), distance_of_loss(net(x), target, objective)
+        if min(smallest) > MARGIN:
             return net, x, target
     raise AssertionError("no draw stays off the kinks")
+
+
+def draw_target(rng, objective, n_out):
+    """Return 5 targets of the kind that a loss takes."""
+    kind = objective.row.target
+    if "probabilities" in kind:
+        return rng.dirichlet(np.ones(3), 5)
+    if "signs" in kind:
+        return rng.choice([-1, 1], size=(5, 3))
+    if kind == "counts":
+        return rng.poisson(2, size=(5, 3))
+    return rng.normal(size=(5, objective.n_targets(n_out)))
+
+
+def distance_of_loss(output, target, objective):
+    """Return the least distance to a kink of a loss or of its derivative."""
+    distances = np.ones(1)
+    if objective.name == "huber":
+        distances = np.abs(output - target) - objective.delta
+    elif objective.name in ("mae", "pinball"):
+        distances = output - target
+    elif "hinge" in objective.name and target.ndim == 1:
+        rows = np.arange(5)
+        distances = 1 + output - output[rows, target][:, None]
+        distances[rows, target] = 1
+    elif "hinge" in objective.name:
+        distances = 1 - target * output
+    return np.abs(distances).min()
 
 
 def smallest_pre_activation(net, x):
@@ -42,18 +83,27 @@ def smallest_pre_activation(net, x):
     return smallest
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", OBJECTIVES, ids=repr)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_backpropagation_is_right(backend, depth, activation, loss):
+def test_backpropagation_is_right(backend, activation, loss):
+    check_backpropagation(backend, activation, loss, depth=2)
+
+
+def check_backpropagation(backend, activation, loss, depth):
     with fm.use_backend(backend):
-        for as_labels in (False, True)[: 1 + ("labels" in LOSSES[loss].target)]:
+        for as_labels in (False, True)[: 1 + ("labels" in loss.row.target)]:
             net, x, y = draw(activation, loss, depth, as_labels)
             check = fm.check_gradient(net, x, y, loss=loss)
             assert check.ok(1e-7), f"{check}"
             assert fm.check_gradient(net, x[0], y[0], loss=loss).ok(1e-7)
             weights = [1, 0, 2, 0.5, 3]
             assert fm.check_gradient(net, x, y, loss, sample_weight=weights).ok(1e-7)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_backpropagation_is_right_at_every_depth(backend, depth, activation):
+    check_backpropagation(backend, activation, LOSSES["cross_entropy"], depth)
 
 
 @pytest.mark.parametrize("rank", [0, -1], ids=["smallest entry", "largest entry"])

@@ -16,22 +16,29 @@ STEP = 1e-5
 MARGIN = 100 * STEP
 
 
+every_activation = pytest.mark.parametrize("activation", [row.name for row in ACTIVATIONS])
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("activation", [row.name for row in ACTIVATIONS])
-@pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
-def test_backpropagation_is_the_derivative(
-    kernels, make_problem, depth, activation, objective, weighted
-):
-    problem = make_problem(
-        np.float64,
-        WIDTHS[: depth + 1],
-        [activation] * depth,
-        **objective,
-        n_samples=4,
-        margin=MARGIN,
+@every_activation
+def test_every_depth(kernels, make_problem, depth, activation):
+    activations = [activation] * depth
+    compare_with_differences(
+        kernels, make_problem(np.float64, WIDTHS[: depth + 1], activations, margin=MARGIN)
     )
-    if weighted:
-        problem = problem.replace(sample_weight=np.array([2, 0.5, 0, 1]))
+
+
+@every_activation
+def test_every_activation_with_every_loss(kernels, make_problem, activation, objective):
+    problem = make_problem(
+        np.float64, WIDTHS[:3], [activation] * 2, **objective, n_samples=4, margin=MARGIN
+    )
+    problem = problem.replace(sample_weight=np.array([2, 0.5, 0, 1]))
+    compare_with_differences(kernels, problem)
+
+
+def compare_with_differences(kernels, problem):
+    """Compare the gradient of a problem with central differences."""
     grad = np.zeros_like(problem.parameters)
     kernels.network_gradient(**problem.arguments("network_gradient", grad=grad))
     estimate = np.empty(len(problem.used))

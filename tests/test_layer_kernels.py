@@ -30,9 +30,6 @@ SHAPES = [*[(n, 9) for n in LENGTHS], *[(5, n) for n in LENGTHS], (97, 300)]
 every_activation = pytest.mark.parametrize(
     "activation", [pytest.param(row.code, id=row.name) for row in ACTIVATIONS]
 )
-every_loss = pytest.mark.parametrize(
-    "loss", [pytest.param(row.code, id=row.name) for row in LOSSES]
-)
 every_optimizer = pytest.mark.parametrize(
     "optimizer", [pytest.param(row, id=row.name) for row in OPTIMIZERS]
 )
@@ -353,72 +350,87 @@ def largest(values):
     return finite.max(axis=1, keepdims=True, initial=0)
 
 
-def compare_loss(compare, output, target, labels, sample_weight, loss):
-    """Compare a loss and its derivative; log Σ exp(oⱼ) is as exact as the largest |oⱼ|."""
+@pytest.fixture
+def draw_loss(draw_target, loss_parameters, rng, dtype, objective):
+    """Return the function that draws what a loss compares outputs with."""
+    code = CODES[objective["loss"].upper()]
+
+    def draw(output):
+        """Return target, labels, code and parameters; the target of labels is not to be read."""
+        n_samples, n_out = output.shape
+        target = draw_target(rng, code, output.shape).astype(dtype)
+        labels = NO_LABELS
+        if objective["as_labels"]:
+            target, labels = target * np.nan, rng.integers(n_out, size=n_samples)
+        parameters = loss_parameters(code, n_out, objective["plain"])
+        return {
+            "target": target, "labels": labels, "loss": code, "loss_parameters": parameters
+        }  # fmt: skip
+
+    return draw
+
+
+def outputs_for(objective, rng, dtype, n_samples, n_out):
+    """Return random outputs: an even number where half of them are variances."""
+    n_out += n_out % 2 if objective["loss"] == "gaussian_nll" else 0
+    return normal(rng, dtype, n_samples, n_out)
+
+
+def compare_loss(compare, output, drawn, sample_weight):
+    """Compare a loss and its derivative; log Σ exp(oⱼ) is as exact as the largest |oⱼ|.
+
+    Where a derivative multiplies numbers of the size of L, it is as exact as that.
+    """
     dtype, n_out = output.dtype, output.shape[1]
-    given = {"output": output, "target": target, "labels": labels, "loss": loss}
-    row = (1 + largest(output)) * (1 if labels.size else 1 + largest(target))
+    given = {"output": output} | drawn
+    row = (1 + largest(output)) * (1 if drawn["labels"].size else 1 + largest(drawn["target"]))
+    name = LOSSES[drawn["loss"]].name
+    if name in ("poisson", "gaussian_nll"):
+        row = row * np.exp(largest(np.clip(output, -30, 30)))
+    if name in ("gaussian_nll", "squared_hinge"):
+        row = row * row
     out = unwritten(dtype, len(output))
     compare("loss_forward", given | {"out": out}, {"out": row[:, 0]}, n_out)
     given |= {"sample_weight": sample_weight, "out": unwritten(dtype, *output.shape)}
     compare("loss_backward", given, {"out": row}, n_out)
 
 
-@every_loss
 @every_output_shape
-def test_loss_of_values(compare, draw_target, rng, dtype, loss, shape):
-    target = draw_target(rng, loss, shape).astype(dtype)
-    weights = np.empty(0, dtype)
-    compare_loss(compare, 3 * normal(rng, dtype, *shape), target, NO_LABELS, weights, loss)
+def test_loss(compare, draw_loss, rng, dtype, objective, shape):
+    output = 2 * outputs_for(objective, rng, dtype, *shape)
+    compare_loss(compare, output, draw_loss(output), np.empty(0, dtype))
 
 
-@every_output_shape
-def test_cross_entropy_of_labels(compare, rng, dtype, shape):
-    output, ignored = 3 * normal(rng, dtype, *shape), unwritten(dtype, *shape)
-    labels = rng.integers(shape[1], size=shape[0])
-    weights = np.empty(0, dtype)
-    compare_loss(compare, output, ignored, labels, weights, CODES["CROSS_ENTROPY"])
-
-
-@every_loss
 @pytest.mark.parametrize("share_of_zeros", [0, 0.5, 1])
-def test_loss_with_sample_weight(compare, draw_target, rng, dtype, loss, share_of_zeros):
-    shape = (33, 9)
+def test_loss_with_sample_weight(compare, draw_loss, rng, dtype, objective, share_of_zeros):
     sample_weight = 3 * rng.random(33).astype(dtype)
     sample_weight[: round(33 * share_of_zeros)] = 0
-    output, target = normal(rng, dtype, *shape), draw_target(rng, loss, shape).astype(dtype)
-    compare_loss(compare, output, target, NO_LABELS, sample_weight, loss)
-    labels = rng.integers(9, size=33)
-    if loss == CODES["CROSS_ENTROPY"]:
-        compare_loss(compare, output, target, labels, sample_weight, loss)
+    output = outputs_for(objective, rng, dtype, 33, 9)
+    compare_loss(compare, output, draw_loss(output), sample_weight)
 
 
-@every_loss
-def test_sample_of_weight_zero_does_not_count(kernels, draw_target, rng, dtype, loss):
-    output = normal(rng, dtype, 3, 5)
+def test_sample_of_weight_zero_does_not_count(kernels, draw_loss, rng, dtype, objective):
+    output = outputs_for(objective, rng, dtype, 3, 5)
     output[1] = np.nan
-    target = draw_target(rng, loss, output.shape).astype(dtype)
-    for sample_weight in ([2, 0, 1], [0, 0, 0]):
-        out = unwritten(dtype, 3, 5)
-        kernels.loss_backward(output, target, NO_LABELS, np.array(sample_weight, dtype), loss, out)
+    drawn = draw_loss(output)
+    for weights in ([2, 0, 1], [0, 0, 0]):
+        out, sample_weight = unwritten(dtype, *output.shape), np.array(weights, dtype)
+        kernels.loss_backward(output, **drawn, sample_weight=sample_weight, out=out)
         assert np.isfinite(out).all()
-        assert out.any(axis=1).tolist() == [weight > 0 for weight in sample_weight]
+        assert out.any(axis=1).tolist() == [weight > 0 for weight in weights]
 
 
-@every_loss
-def test_loss_at_edge_values(compare, draw_target, rng, dtype, loss):
+def test_loss_at_edge_values(compare, draw_loss, rng, dtype, objective):
     moderate = edge_values(dtype)
     moderate = moderate[~(np.abs(moderate) > 1e4) | np.isinf(moderate)]  # squares stay finite
-    output = normal(rng, dtype, 3 * len(moderate), 9)
-    output[np.arange(len(output)), np.arange(len(output)) % 9] = np.resize(moderate, len(output))
-    output = np.vstack([output, [[value] * 9 for value in moderate]]).astype(dtype)
-    target = draw_target(rng, loss, output.shape).astype(dtype)
-    target[::2] = np.eye(9)[np.arange(len(target[::2])) % 9]
-    weights = np.empty(0, dtype)
-    compare_loss(compare, output, target, NO_LABELS, weights, loss)
-    if loss == CODES["CROSS_ENTROPY"]:
-        labels = rng.integers(9, size=len(output))
-        compare_loss(compare, output, target, labels, weights, loss)
+    output = outputs_for(objective, rng, dtype, 3 * len(moderate), 9)
+    rows, n_out = np.arange(len(output)), output.shape[1]
+    output[rows, rows % n_out] = np.resize(moderate, len(output))
+    output = np.vstack([output, [[value] * n_out for value in moderate]]).astype(dtype)
+    drawn = draw_loss(output)
+    if LOSSES[drawn["loss"]].target.endswith("probabilities"):
+        drawn["target"][::2] = np.eye(n_out)[np.arange(len(output))[::2] % n_out]
+    compare_loss(compare, output, drawn, np.empty(0, dtype))
 
 
 @pytest.mark.parametrize("as_labels", [False, True], ids=["rows", "labels"])
@@ -428,9 +440,10 @@ def test_cross_entropy_of_extreme_logits_is_finite(kernels, dtype, as_labels):
     target = np.eye(3, dtype=dtype)[labels]
     labels = labels if as_labels else NO_LABELS
     each, grad = unwritten(dtype, 3), unwritten(dtype, 3, 3)
-    kernels.loss_forward(output, target, labels, CODES["CROSS_ENTROPY"], each)
+    loss, parameters, no_weights = CODES["CROSS_ENTROPY"], np.zeros(1), np.empty(0, dtype)
+    kernels.loss_forward(output, target, labels, loss, parameters, each)
     np.testing.assert_array_equal(each, [0, 2e4, 0])
-    kernels.loss_backward(output, target, labels, np.empty(0, dtype), CODES["CROSS_ENTROPY"], grad)
+    kernels.loss_backward(output, target, labels, no_weights, loss, parameters, grad)
     np.testing.assert_array_equal(3 * grad, [[0, 0, 0], [1, -1, 0], [0, 0, 0]])
 
 
@@ -438,10 +451,10 @@ def test_binary_cross_entropy_of_extreme_logits_is_finite(kernels, dtype):
     output = np.array([[1e4], [1e4], [-1e4], [-1e4], [0]], dtype)
     target = np.array([[1], [0], [1], [0], [0.5]], dtype)
     each, grad = unwritten(dtype, 5), unwritten(dtype, 5, 1)
-    loss = CODES["BINARY_CROSS_ENTROPY"]
-    kernels.loss_forward(output, target, NO_LABELS, loss, each)
+    loss, parameters, no_weights = CODES["BINARY_CROSS_ENTROPY"], np.empty(0), np.empty(0, dtype)
+    kernels.loss_forward(output, target, NO_LABELS, loss, parameters, each)
     np.testing.assert_allclose(each, [0, 1e4, 1e4, 0, np.log(2)], rtol=4 * np.finfo(dtype).eps)
-    kernels.loss_backward(output, target, NO_LABELS, np.empty(0, dtype), loss, grad)
+    kernels.loss_backward(output, target, NO_LABELS, no_weights, loss, parameters, grad)
     np.testing.assert_allclose(5 * grad[:, 0], [0, 1, -1, 0, 0], rtol=4 * np.finfo(dtype).eps)
 
 
