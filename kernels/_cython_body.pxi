@@ -254,13 +254,18 @@ def dense_backward_weight(
     """Sum a batch's gradient of one layer: xᵀ·δ (BP4) and Σᵢ δᵢ (BP3)."""
     cdef Matrix inputs = matrix_of(x, x), deltas = matrix_of(delta, x)
     cdef Update to = storing(grad_weight, grad_bias, x)
-    cdef void* scratch = writable(workspace, x).data
+    cdef Matrix scratch = writable(workspace, x)
     cdef bint single = is_single(x)
+    cdef Py_ssize_t room = scratch.columns // n_threads // ROW_MULTIPLE * ROW_MULTIPLE
     with nogil, parallel(num_threads=n_threads):
         if single:
-            backward_weight_tiles(inputs, deltas, to, scratch, threadid(), team_size(), FLOATS)
+            backward_weight_tiles(
+                inputs, deltas, to, scratch.data, room, threadid(), team_size(), FLOATS
+            )
         else:
-            backward_weight_tiles(inputs, deltas, to, scratch, threadid(), team_size(), DOUBLES)
+            backward_weight_tiles(
+                inputs, deltas, to, scratch.data, room, threadid(), team_size(), DOUBLES
+            )
 
 
 def dense_backward_weight_single(
@@ -417,18 +422,19 @@ def network_gradient(
     """Return the mean loss of a batch and store its gradient: backpropagation, BP1–BP4."""
     cdef Network net = network_of(layers, alphas, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss)
-    cdef void* scratch = writable(workspace, x).data
+    cdef Matrix scratch = writable(workspace, x)
     cdef bint single = is_single(x)
     cdef double mean = 0
     cdef Step step
     step.parameters = step.state = writable(grad, x).data
     step.slot, step.optimizer, step.mean = 0, STORE, &mean
     step.coefficients = NULL
+    step.workspace_size = scratch.columns
     with nogil:
         if single:
-            step_team(&net, &data, &step, <float*> scratch, n_threads)
+            step_team(&net, &data, &step, <float*> scratch.data, n_threads)
         else:
-            step_team(&net, &data, &step, <double*> scratch, n_threads)
+            step_team(&net, &data, &step, <double*> scratch.data, n_threads)
     return mean
 
 
@@ -491,13 +497,13 @@ def network_train(
     cdef Network net = network_of(layers, alphas, parameters, x)
     cdef Data data = data_of(x, target, labels, None, loss)
     cdef Matrix theta = writable(parameters, x), memory = writable(state, x)
-    cdef void* scratch = writable(workspace, x).data
+    cdef Matrix scratch = writable(workspace, x)
     cdef bint single = is_single(x)
     cdef Step step
     cdef Run run
     data.order = <const int64_t*> contiguous(order, cnp.NPY_INT64)
     step.parameters, step.state, step.slot = theta.data, memory.data, memory.stride
-    step.optimizer = optimizer
+    step.optimizer, step.workspace_size = optimizer, scratch.columns
     run.n_visits = cnp.PyArray_DIM(order, 0)
     run.batch_size = batch_size
     run.n_coefficients = cnp.PyArray_DIM(coefficients, 1)
@@ -505,9 +511,9 @@ def network_train(
     run.means = <double*> contiguous(losses, cnp.NPY_FLOAT64, True)
     with nogil:
         if single:
-            train_team(&net, &data, &step, &run, <float*> scratch, n_threads)
+            train_team(&net, &data, &step, &run, <float*> scratch.data, n_threads)
         else:
-            train_team(&net, &data, &step, &run, <double*> scratch, n_threads)
+            train_team(&net, &data, &step, &run, <double*> scratch.data, n_threads)
 
 
 include "_ceilings.pxi"

@@ -13,21 +13,27 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     Py_ssize_t vector_width(const float* kind)
     Py_ssize_t tile_columns(const float* kind)
     Py_ssize_t wide_tile_columns(const float* kind)
-    void multiply(const float* a, Py_ssize_t a_row, Py_ssize_t a_step, const float* b,
-                  Py_ssize_t b_step, Py_ssize_t depth, float* c, Py_ssize_t rows,
-                  Py_ssize_t columns)
-    void multiply_wide(const float* a, const float* b, Py_ssize_t b_step, Py_ssize_t depth,
-                       float* c, Py_ssize_t columns)
+    bint is_far(const float* kind, Py_ssize_t step)
+    void pack(const float* b, Py_ssize_t b_step, Py_ssize_t depth, Py_ssize_t columns,
+              float* panel, Py_ssize_t width)
+    void multiply(const float* start, const float* a, Py_ssize_t a_row, Py_ssize_t a_step,
+                  const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
+                  Py_ssize_t rows, Py_ssize_t columns)
+    void multiply_wide(const float* start, const float* a, const float* b, Py_ssize_t b_step,
+                       Py_ssize_t depth, float* c, Py_ssize_t columns)
     void transpose(const float* a, Py_ssize_t a_row, float* c, Py_ssize_t c_row)
     float dot(const float* a, const float* b, Py_ssize_t n)
     Py_ssize_t vector_width(const double* kind)
     Py_ssize_t tile_columns(const double* kind)
     Py_ssize_t wide_tile_columns(const double* kind)
-    void multiply(const double* a, Py_ssize_t a_row, Py_ssize_t a_step, const double* b,
-                  Py_ssize_t b_step, Py_ssize_t depth, double* c, Py_ssize_t rows,
-                  Py_ssize_t columns)
-    void multiply_wide(const double* a, const double* b, Py_ssize_t b_step, Py_ssize_t depth,
-                       double* c, Py_ssize_t columns)
+    bint is_far(const double* kind, Py_ssize_t step)
+    void pack(const double* b, Py_ssize_t b_step, Py_ssize_t depth, Py_ssize_t columns,
+              double* panel, Py_ssize_t width)
+    void multiply(const double* start, const double* a, Py_ssize_t a_row, Py_ssize_t a_step,
+                  const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
+                  Py_ssize_t rows, Py_ssize_t columns)
+    void multiply_wide(const double* start, const double* a, const double* b, Py_ssize_t b_step,
+                       Py_ssize_t depth, double* c, Py_ssize_t columns)
     void transpose(const double* a, Py_ssize_t a_row, double* c, Py_ssize_t c_row)
     double dot(const double* a, const double* b, Py_ssize_t n)
 
@@ -50,9 +56,10 @@ cdef struct Update:  # what becomes of the gradient of a layer
     const void* coefficients
 
 
-cdef struct Grid:  # a thread's run of output tiles, numbered down the column panels
-    Py_ssize_t width  # of a panel
+cdef struct Grid:  # a thread's run of the tiles of an output
     Py_ssize_t row_tiles
+    Py_ssize_t vectors  # that cover a row
+    Py_ssize_t panels  # of columns, of nearly equal numbers of vectors
     Py_ssize_t first
     Py_ssize_t last
 
@@ -64,15 +71,18 @@ cdef inline Py_ssize_t ceil_divide(Py_ssize_t n, Py_ssize_t divisor) noexcept no
 cdef inline Grid grid_of(
     Py_ssize_t row_tiles, Py_ssize_t columns, int thread, int n_threads, floating* kind
 ) noexcept nogil:
-    """Cut an output into tiles, its columns into panels of nearly equal width."""
+    """Cut an output into tiles and give a thread its share."""
     cdef Grid grid
-    cdef Py_ssize_t vectors = ceil_divide(columns, vector_width(kind))
-    cdef Py_ssize_t panels = ceil_divide(columns, tile_columns(kind))
-    grid.width = ceil_divide(vectors, max(panels, 1)) * vector_width(kind)
     grid.row_tiles = row_tiles
-    grid.first = row_tiles * panels * thread // n_threads
-    grid.last = row_tiles * panels * (thread + 1) // n_threads
+    grid.vectors = ceil_divide(columns, vector_width(kind))
+    grid.panels = ceil_divide(columns, tile_columns(kind))
+    grid.first = row_tiles * grid.panels * thread // n_threads
+    grid.last = row_tiles * grid.panels * (thread + 1) // n_threads
     return grid
+
+
+cdef inline Py_ssize_t first_column(Grid grid, Py_ssize_t panel, floating* kind) noexcept nogil:
+    return grid.vectors * panel // grid.panels * vector_width(kind)
 
 
 cdef inline Matrix rows_between(
@@ -89,20 +99,19 @@ cdef inline Py_ssize_t whole_vectors(Py_ssize_t columns, floating* kind) noexcep
 
 
 cdef inline const floating* panel_of(
-    Matrix b, Py_ssize_t column, Py_ssize_t columns, floating* panel, Py_ssize_t* step
+    Matrix b, Py_ssize_t column, Py_ssize_t columns, Py_ssize_t row_tiles, floating* panel,
+    Py_ssize_t* step,
 ) noexcept nogil:
-    """Return columns of b as a tile reads them: in place, or packed where rows end too soon."""
-    cdef Py_ssize_t k, j
-    cdef const floating* source = <const floating*> b.data + column
-    step[0] = b.stride
-    if column + whole_vectors(columns, panel) <= b.readable:
-        return source
+    """Return columns of b as tiles read them: in place, or packed.
+
+    They are packed where rows end too soon, and where several tiles repay it.
+    """
+    cdef bint in_place = column + whole_vectors(columns, panel) <= b.readable
+    if in_place and (row_tiles < PACKING_TILES or not is_far(panel, b.stride)):
+        step[0] = b.stride
+        return <const floating*> b.data + column
     step[0] = tile_columns(panel)
-    for k in range(b.rows):
-        for j in range(columns):
-            panel[k * step[0] + j] = source[k * b.stride + j]
-        for j in range(columns, step[0]):
-            panel[k * step[0] + j] = 0
+    pack(<const floating*> b.data + column, b.stride, b.rows, columns, panel, step[0])
     return panel
 
 
@@ -169,27 +178,29 @@ cdef void forward_tiles(
 ) noexcept nogil:
     """Compute this thread's tiles of a = σ(xW + b)."""
     cdef floating sums[TILE_SIZE]
+    cdef floating start[PANEL_WIDTH]
     cdef Py_ssize_t width = tile_columns(sums)
     cdef Grid grid = grid_of(
         ceil_divide(x.rows, TILE_ROWS), weight.columns, thread, n_threads, sums
     )
     cdef Py_ssize_t tile, column, row, rows, r, j, columns = 0, step = 0, current = -1
-    cdef floating* panel = <floating*> workspace + thread * weight.rows * PANEL_WIDTH
+    cdef floating* panel = <floating*> workspace + thread * weight.rows * (PANEL_WIDTH + ROW_MULTIPLE)
     cdef const floating* source = panel
-    cdef const floating* biases = <const floating*> bias.data
     cdef floating* sink
     for tile in range(grid.first, grid.last):
-        column, row = tile // grid.row_tiles * grid.width, tile % grid.row_tiles * TILE_ROWS
+        column = first_column(grid, tile // grid.row_tiles, sums)
+        row = tile % grid.row_tiles * TILE_ROWS
         rows = min(TILE_ROWS, x.rows - row)
         if column != current:
-            current, columns = column, min(grid.width, weight.columns - column)
-            source = panel_of(weight, column, columns, panel, &step)
-        for r in range(rows):
+            current = column
+            columns = first_column(grid, tile // grid.row_tiles + 1, sums)
+            columns = min(columns, weight.columns) - column
+            source = panel_of(weight, column, columns, grid.row_tiles, panel, &step)
             for j in range(width):
-                sums[r * width + j] = biases[column + j] if j < columns else 0
+                start[j] = (<const floating*> bias.data)[column + j] if j < columns else 0
         multiply(
-            <const floating*> x.data + row * x.stride, x.stride, 1, source, step, weight.rows,
-            sums, rows, columns,
+            start, <const floating*> x.data + row * x.stride, x.stride, 1, source, step,
+            weight.rows, sums, rows, columns,
         )
         sink = <floating*> out.data + row * out.stride + column
         for r in range(rows):
@@ -209,23 +220,27 @@ cdef void backward_input_tiles(
 ) noexcept nogil:
     """Compute this thread's tiles of δWᵀ ⊙ σ'(y) (BP2)."""
     cdef floating sums[TILE_SIZE]
+    cdef floating start[PANEL_WIDTH]
     cdef Py_ssize_t width = tile_columns(sums)
     cdef Grid grid = grid_of(
         ceil_divide(delta.rows, TILE_ROWS), weight.rows, thread, n_threads, sums
     )
+    cdef floating* zeros = start_at_zero(start)
     cdef Py_ssize_t tile, column, row, rows, r, j, columns = 0, current = -1
-    cdef floating* panel = <floating*> workspace + thread * weight.columns * PANEL_WIDTH
+    cdef floating* panel = <floating*> workspace + thread * weight.columns * (PANEL_WIDTH + ROW_MULTIPLE)
     cdef const floating* outputs
     cdef floating* sink
     for tile in range(grid.first, grid.last):
-        column, row = tile // grid.row_tiles * grid.width, tile % grid.row_tiles * TILE_ROWS
+        column = first_column(grid, tile // grid.row_tiles, sums)
+        row = tile % grid.row_tiles * TILE_ROWS
         rows = min(TILE_ROWS, delta.rows - row)
         if column != current:
-            current, columns = column, min(grid.width, weight.rows - column)
+            current = column
+            columns = first_column(grid, tile // grid.row_tiles + 1, sums)
+            columns = min(columns, weight.rows) - column
             pack_transposed(weight, column, columns, panel)
-        for j in range(rows * width):
-            sums[j] = 0
         multiply(
+            zeros,
             <const floating*> delta.data + row * delta.stride, delta.stride, 1, panel, width,
             weight.columns, sums, rows, columns,
         )
@@ -239,50 +254,89 @@ cdef void backward_input_tiles(
 
 
 cdef void backward_weight_tiles(
-    Matrix x, Matrix delta, Update to, void* workspace, int thread, int n_threads, floating* kind
+    Matrix x, Matrix delta, Update to, void* workspace, Py_ssize_t room, int thread,
+    int n_threads, floating* kind,
 ) noexcept nogil:
     """Update this thread's tiles of W with xᵀδ (BP4), and of b with Σδ (BP3).
 
     ∂W is never in memory as a whole: a tile of it updates its weights and is forgotten.
-    The last row tile of a column panel is the bias, whose input is always 1.
+    The tiles go along the rows of W, as memory does, through a block of panels of δ that is
+    packed once; the last row is the bias, whose input is always 1. `room` is the elements
+    of the workspace for each thread, a multiple of ROW_MULTIPLE.
     """
     cdef floating sums[TILE_SIZE]
-    cdef Py_ssize_t width = tile_columns(sums)
+    cdef floating start[PANEL_WIDTH]
+    cdef Py_ssize_t width = tile_columns(sums), n = delta.rows
     cdef Grid grid = grid_of(
         ceil_divide(x.columns, TILE_ROWS) + 1, delta.columns, thread, n_threads, sums
     )
-    cdef Py_ssize_t tile, column, row, rows, r, j, at, columns = 0, step = 0, current = -1
-    cdef floating* panel = <floating*> workspace + thread * delta.rows * PANEL_WIDTH
-    cdef const floating* source = panel
+    cdef floating* inputs = <floating*> workspace + thread * room
+    cdef floating* packed = inputs + n * ROW_MULTIPLE
+    cdef const floating* source
+    cdef Py_ssize_t block_panels = max(1, (room // max(1, n) - ROW_MULTIPLE) // PANEL_WIDTH)
+    cdef Py_ssize_t tile, block, first, panels, panel, row, rows, column, columns, r, at, step
+    cdef Py_ssize_t packed_block = -1, packed_row = -1
     cdef floating one = 1
+    cdef floating* zeros = start_at_zero(start)
     for tile in range(grid.first, grid.last):
-        column, row = tile // grid.row_tiles * grid.width, tile % grid.row_tiles * TILE_ROWS
-        if column != current:
-            current, columns = column, min(grid.width, delta.columns - column)
-            source = panel_of(delta, column, columns, panel, &step)
-        for j in range(TILE_SIZE):
-            sums[j] = 0
-        if tile % grid.row_tiles == grid.row_tiles - 1:
-            multiply(&one, 0, 0, source, step, delta.rows, sums, 1, columns)
+        block = tile // (grid.row_tiles * block_panels)
+        first = block * block_panels
+        panels = min(block_panels, grid.panels - first)
+        panel = (tile - first * grid.row_tiles) % panels
+        row = (tile - first * grid.row_tiles) // panels * TILE_ROWS
+        column = first_column(grid, first + panel, sums)
+        columns = min(first_column(grid, first + panel + 1, sums), delta.columns) - column
+        if block != packed_block:
+            packed_block = block
+            for r in range(panels):
+                at = first_column(grid, first + r, sums)
+                pack(
+                    <const floating*> delta.data + at, delta.stride, n,
+                    min(first_column(grid, first + r + 1, sums), delta.columns) - at,
+                    packed + r * n * width, width,
+                )
+        if row >= x.columns:
+            multiply(
+                zeros, &one, 0, 0, packed + panel * n * width, width, n, sums, 1, columns
+            )
             update_row(to, to.bias.data, to.bias_state, column, sums, columns)
             continue
         rows = min(TILE_ROWS, x.columns - row)
+        source, step = <const floating*> x.data + row, x.stride
+        if panels >= PACKING_TILES:
+            if row != packed_row:
+                packed_row = row
+                pack(source, step, n, rows, inputs, TILE_ROWS)
+            source, step = inputs, TILE_ROWS
         multiply(
-            <const floating*> x.data + row, 1, x.stride, source, step, delta.rows, sums, rows,
-            columns,
+            zeros, source, 1, step, packed + panel * n * width, width, n, sums, rows, columns
         )
         for r in range(rows):
             at = (row + r) * to.weight.stride + column
             update_row(to, to.weight.data, to.weight_state, at, sums + r * width, columns)
 
 
+cdef inline floating* start_at_zero(floating* start) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(PANEL_WIDTH):
+        start[j] = 0
+    return start
+
+
 cdef inline void update_row(
     Update to, void* theta, void* state, Py_ssize_t at, const floating* grad, Py_ssize_t n
 ) noexcept nogil:
-    update(
-        <floating*> theta + at, <floating*> state + at, to.slot, grad, n, to.optimizer,
-        <const floating*> to.coefficients,
-    )
+    cdef Py_ssize_t width = vector_width(grad)
+    if n % width == 0:
+        update(
+            <floating*> theta + at, <floating*> state + at, to.slot, grad, n // width * width,
+            to.optimizer, <const floating*> to.coefficients,
+        )
+    else:
+        update(
+            <floating*> theta + at, <floating*> state + at, to.slot, grad, n, to.optimizer,
+            <const floating*> to.coefficients,
+        )
 
 
 cdef void forward_single(
@@ -290,6 +344,7 @@ cdef void forward_single(
 ) noexcept nogil:
     """Compute a = σ(xW + b) of one sample, the rows of W swept once per wide column block."""
     cdef floating sums[WIDE_TILE_SIZE]
+    cdef floating start[WIDE_TILE_SIZE]
     cdef Py_ssize_t width = wide_tile_columns(sums)
     cdef Py_ssize_t block, column, columns, k, j
     cdef const floating* source
@@ -298,10 +353,12 @@ cdef void forward_single(
         columns = min(width, weight.columns - column)
         source = <const floating*> weight.data + column
         for j in range(width):
-            sums[j] = (<const floating*> bias.data)[column + j] if j < columns else 0
+            start[j] = (<const floating*> bias.data)[column + j] if j < columns else 0
         if column + whole_vectors(columns, out) <= weight.readable:
-            multiply_wide(x, source, weight.stride, weight.rows, sums, columns)
+            multiply_wide(start, x, source, weight.stride, weight.rows, sums, columns)
         else:
+            for j in range(columns):
+                sums[j] = start[j]
             for k in range(weight.rows):
                 for j in range(columns):
                     sums[j] += x[k] * source[k * weight.stride + j]

@@ -29,6 +29,7 @@ cdef struct Step:  # what becomes of a batch's gradient, and of its loss
     int optimizer
     const void* coefficients
     double* mean
+    Py_ssize_t workspace_size
 
 
 cdef struct Run:  # a sequence of steps
@@ -99,7 +100,7 @@ cdef void forward_blocks(
         widest = max(widest, layer_of(net, index)[N_OUT])
         deepest = max(deepest, layer_of(net, index)[N_IN])
     activation_size = min(x.rows, ROW_BLOCK) * padded(widest, workspace)
-    workspace += thread * (2 * activation_size + deepest * PANEL_WIDTH)
+    workspace += thread * (2 * activation_size + deepest * (PANEL_WIDTH + ROW_MULTIPLE))
     for block in range(blocks * thread // n_threads, blocks * (thread + 1) // n_threads):
         first, last = x.rows * block // blocks, x.rows * (block + 1) // blocks
         if first == last:
@@ -290,13 +291,6 @@ cdef inline floating* losses_in(
     )
 
 
-cdef inline Py_ssize_t panel_depth(const Network* net, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t index
-    for index in range(net.n_layers):
-        n = max(n, max(layer_of(net, index)[N_IN], layer_of(net, index)[N_OUT]))
-    return n
-
-
 cdef inline void gather_rows(const Data* batch, Matrix out, floating* kind) noexcept nogil:
     cdef Py_ssize_t row, j
     cdef const floating* source
@@ -374,7 +368,7 @@ cdef void sweep_rows(
 
 cdef void update_layers(
     const Network* net, const Data* batch, const Step* step, floating* workspace,
-    void* panels, int thread, int n_threads,
+    void* panels, Py_ssize_t room, int thread, int n_threads,
 ) noexcept nogil:
     """Update this thread's tiles of all weights and biases (BP3, BP4)."""
     cdef Py_ssize_t index, n = batch.x.rows
@@ -390,7 +384,9 @@ cdef void update_layers(
         to.weight_state = <floating*> step.state + layer[WEIGHT]
         to.bias_state = <floating*> step.state + layer[BIAS]
         if n != 1:
-            backward_weight_tiles(source, delta, to, panels, thread, n_threads, workspace)
+            backward_weight_tiles(
+                source, delta, to, panels, room, thread, n_threads, workspace
+            )
         elif thread == 0:
             backward_weight_single(
                 <const floating*> source.data, <const floating*> delta.data, to
@@ -407,13 +403,12 @@ cdef void train_step(
     cdef Py_ssize_t first = n * thread // n_threads, last = n * (thread + 1) // n_threads
     cdef floating* losses = losses_in(net, n, workspace)
     cdef floating* panels = losses + ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
+    cdef Py_ssize_t room = (step.workspace_size - (panels - workspace)) // n_threads
+    room -= room % ROW_MULTIPLE
     if first < last:
-        sweep_rows(
-            net, batch, first, last, workspace,
-            panels + thread * panel_depth(net, n) * PANEL_WIDTH,
-        )
+        sweep_rows(net, batch, first, last, workspace, panels + thread * room)
     team_barrier()
-    update_layers(net, batch, step, workspace, panels, thread, n_threads)
+    update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
     if thread == 0:
         step.mean[0] = mean_loss(batch, losses)
     team_barrier()

@@ -23,6 +23,7 @@ include "_codes.pxi"
 cdef enum:
     STORE = -1  # the update that writes the gradient itself
     MAX_COEFFICIENTS = 16
+    PACKING_TILES = 4  # tiles that read a panel and so repay that it is packed
 
 
 # --- Activations: σ(z) and grad · σ'(z) in terms of y = σ(z) ------------------------------

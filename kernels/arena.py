@@ -13,7 +13,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .catalogue import CACHE_SET_SPAN, LAYER_COLUMNS, PANEL_WIDTH, ROW_BLOCK, ROW_MULTIPLE
+from .catalogue import (
+    CACHE_SET_SPAN,
+    LAYER_COLUMNS,
+    PACKED_BYTES,
+    PANEL_WIDTH,
+    ROW_BLOCK,
+    ROW_MULTIPLE,
+)
 
 __all__ = [
     "aligned_zeros",
@@ -101,22 +108,24 @@ def layer_table(
     return layers, offset
 
 
-def panel_size(depth: int, n_threads: int = 1) -> int:
+def panel_size(depth: int, n_threads: int = 1, *, n_panels: int = 1) -> int:
     """Return the elements of workspace that a dense kernel packs its panels into.
 
     Parameters
     ----------
     depth : int
         Length of the contraction: n_in forward, n_out for BP2, n_samples for BP4.
-    n_threads : int
+    n_threads : int, default=1
         Threads that run the kernel.
+    n_panels : int, default=1
+        Panels for which there is room; BP4 makes use of more than one.
 
     Returns
     -------
     int
-        Elements of the network's dtype.
+        Elements of the network's dtype; for each thread the panels, and a tile of inputs.
     """
-    return n_threads * depth * PANEL_WIDTH
+    return n_threads * depth * (n_panels * PANEL_WIDTH + ROW_MULTIPLE)
 
 
 def forward_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
@@ -162,14 +171,18 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
     -------
     int
         The gathered batch, the activation and δ of every layer, the loss of each
-        sample, and for each thread one packed panel or the workspace of a forward
-        pass, whichever is larger.
+        sample, and for each thread packed panels or the workspace of a forward pass,
+        whichever is larger.
     """
     strides = [row_stride(int(n), itemsize) for n in layers[:, N_OUT]]
     of_a_row = row_stride(int(layers[0, N_IN]), itemsize) + 2 * sum(strides)
     losses = -(-n_rows // ROW_MULTIPLE) * ROW_MULTIPLE
     depth = max(int(layers[:, : N_OUT + 1].max()), n_rows)
+    n_panels = -(-int(layers[:, N_OUT].max()) // PANEL_WIDTH)
+    n_panels = max(1, min(n_panels, PACKED_BYTES // (n_rows * PANEL_WIDTH * itemsize)))
     scratch = max(
-        panel_size(depth, n_threads), forward_workspace_size(layers, n_rows, itemsize, n_threads)
+        panel_size(depth, n_threads),
+        panel_size(n_rows, n_threads, n_panels=n_panels),
+        forward_workspace_size(layers, n_rows, itemsize, n_threads),
     )
     return n_rows * of_a_row + losses + scratch

@@ -17,6 +17,7 @@ __all__ = [
     "LAYER_COLUMNS",
     "LOSSES",
     "OPTIMIZERS",
+    "PACKED_BYTES",
     "PANEL_WIDTH",
     "ROW_BLOCK",
     "ROW_MULTIPLE",
@@ -178,6 +179,9 @@ CACHE_SET_SPAN = 4096
 
 #: Columns of the widest register tile, hence of a packed panel.
 PANEL_WIDTH = 48
+
+#: Most bytes of panels that are packed for a thread at once: half of a small L2 cache.
+PACKED_BYTES = 524288
 
 #: Samples that go through all layers together where only the output is wanted.
 ROW_BLOCK = 96
