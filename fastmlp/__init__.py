@@ -31,17 +31,34 @@ from .gradcheck import check_gradient, finite_difference_gradient
 from .history import History
 from .layers import Dense
 from .network import MLP
-from .optimizers import SGD, Adam
+from .optimizers import (
+    SGD,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    ParameterAverage,
+    RMSprop,
+)
 from .serialization import load
 
 __all__ = [
     "MLP",
     "SGD",
+    "Adagrad",
     "Adam",
+    "AdamW",
+    "Adamax",
     "Callback",
     "Dense",
     "EarlyStopping",
     "History",
+    "Lion",
+    "NAdam",
+    "ParameterAverage",
+    "RMSprop",
     "check_gradient",
     "datasets",
     "finite_difference_gradient",

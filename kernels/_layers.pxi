@@ -54,6 +54,9 @@ cdef struct Update:  # what becomes of the gradient of a layer
     Py_ssize_t slot
     int optimizer
     const void* coefficients
+    bint averages  # whether the parameters have an average:
+    Py_ssize_t average  # its distance from the state
+    double averaging  # the share of its distance from θ by which it moves
 
 
 cdef struct Grid:  # a thread's run of the tiles of an output
@@ -336,6 +339,11 @@ cdef inline void update_row(
         update(
             <floating*> theta + at, <floating*> state + at, to.slot, grad, n, to.optimizer,
             <const floating*> to.coefficients,
+        )
+    if to.averages:
+        move_average(
+            <floating*> state + to.average + at, <const floating*> theta + at, n,
+            <floating> to.averaging,
         )
 
 
