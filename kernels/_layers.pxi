@@ -302,7 +302,7 @@ cdef void backward_weight_tiles(
             multiply(
                 zeros, &one, 0, 0, packed + panel * n * width, width, n, sums, 1, columns
             )
-            update_row(to, to.bias.data, to.bias_state, column, sums, columns)
+            update_row(&to, to.bias.data, to.bias_state, column, sums, columns)
             continue
         rows = min(TILE_ROWS, x.columns - row)
         source, step = <const floating*> x.data + row, x.stride
@@ -316,7 +316,7 @@ cdef void backward_weight_tiles(
         )
         for r in range(rows):
             at = (row + r) * to.weight.stride + column
-            update_row(to, to.weight.data, to.weight_state, at, sums + r * width, columns)
+            update_row(&to, to.weight.data, to.weight_state, at, sums + r * width, columns)
 
 
 cdef inline floating* start_at_zero(floating* start) noexcept nogil:
@@ -327,7 +327,7 @@ cdef inline floating* start_at_zero(floating* start) noexcept nogil:
 
 
 cdef inline void update_row(
-    Update to, void* theta, void* state, Py_ssize_t at, const floating* grad, Py_ssize_t n
+    const Update* to, void* theta, void* state, Py_ssize_t at, const floating* grad, Py_ssize_t n
 ) noexcept nogil:
     cdef Py_ssize_t width = vector_width(grad)
     if n % width == 0:
@@ -402,6 +402,6 @@ cdef void backward_weight_single(
             for j in range(columns):
                 grad[j] = x[k] * delta[column + j]
             update_row(
-                to, to.weight.data, to.weight_state, k * to.weight.stride + column, grad, columns
+                &to, to.weight.data, to.weight_state, k * to.weight.stride + column, grad, columns
             )
-    update_row(to, to.bias.data, to.bias_state, 0, delta, to.bias.columns)
+    update_row(&to, to.bias.data, to.bias_state, 0, delta, to.bias.columns)

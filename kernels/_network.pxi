@@ -463,7 +463,7 @@ cdef void update_part(
             if scale != 1:
                 for j in range(layer[N_OUT]):
                     grad[j] *= scale
-            update_row(to, to.weight.data, to.weight_state, at, grad, layer[N_OUT])
+            update_row(&to, to.weight.data, to.weight_state, at, grad, layer[N_OUT])
 
 
 cdef void update_layers_clipped(

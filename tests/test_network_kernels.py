@@ -21,6 +21,15 @@ N_SAMPLES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 97, 200)
 
 every_depth = pytest.mark.parametrize("depth", WIDTHS)
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda row: row.name)
+#: With 0 to 3 rows of state; the padding of Adamax's would become ε.
+several_optimizers = pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(row, id=row.name)
+        for row in OPTIMIZERS
+        if row.name in ("sgd", "momentum", "adamax", "centered_rmsprop")
+    ],
+)
 every_thread_count = pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
 
 
@@ -188,7 +197,7 @@ def test_train_on_every_loss(compare, make_network, rng, optimizer, objective):
     compare_training(compare, problem, arguments)
 
 
-@every_optimizer
+@several_optimizers
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_train_with_an_average(compare, make_network, rng, optimizer, batch_size):
     problem = make_network(3, n_samples=23)
@@ -213,7 +222,7 @@ def clipped_arguments(problem, optimizer, order, batch_size, clip, n_threads=1, 
     return arguments | limits | {"state": state, "averaging": averaging, "grad": grad}
 
 
-@every_optimizer
+@several_optimizers
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_train_with_clipping(compare, make_network, rng, optimizer, batch_size, clip):
