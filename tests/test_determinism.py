@@ -87,8 +87,7 @@ def test_training_with_small_batches(kernels, make_network, batch_size):
 
 
 @several_threads
-@every_network
-@pytest.mark.parametrize("batch_size", [1, 128])
+@pytest.mark.parametrize(("network", "batch_size"), [("large", 128), ("small", 128), ("small", 1)])
 def test_training_with_clipping(kernels, make_network, network, batch_size, n_threads):
     problem = make_network(network)
     expected = trained(kernels, problem, 1, batch_size=batch_size, clips=True)
