@@ -437,7 +437,7 @@ cdef inline floating lion(
     return theta - learning_rate * direction
 
 
-cdef inline void update(
+cdef void update_called(
     floating* theta,
     floating* state,
     Py_ssize_t slot,
@@ -446,30 +446,14 @@ cdef inline void update(
     int optimizer,
     const floating* c,
 ) noexcept nogil:
-    """Update a row of parameters; their state's rows lie `slot` elements apart."""
+    """Update a row by one of the rules that are not copied to where `update` is used.
+
+    With all of them `update` would be too long to be inlined there: 2 % of a step of SGD.
+    """
     cdef Py_ssize_t j
-    # Copies: for all C knows, θ lies in c.
     cdef floating c0, c1, c2, c3, c4, c5, c6, c7, c8, c9
     cdef floating* more = state + slot
-    if optimizer == STORE:
-        for j in range(n):
-            theta[j] = grad[j]
-    elif optimizer == SGD:
-        c0, c1 = c[0], c[1]
-        for j in range(n):
-            theta[j] = sgd(theta[j], grad[j], c0, c1)
-    elif optimizer == MOMENTUM:
-        c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
-        for j in range(n):
-            theta[j] = momentum(kept(theta[j], c3), grad[j], state + j, c0, c1, c2)
-    elif optimizer == ADAM:
-        c0, c1, c2, c3, c4, c5 = c[0] / c[5], c[1], c[2], c[3], c[4], 1 / c[6]
-        c7, c8, c9 = c[7], c[8], c[9]
-        for j in range(n):
-            theta[j] = adam(
-                kept(theta[j], c9), grad[j], state + j, more + j, c0, c1, c2, c3, c4, c5, c7, c8
-            )
-    elif optimizer == EMA_MOMENTUM:
+    if optimizer == EMA_MOMENTUM:
         c0, c1, c2, c3, c4 = c[0], c[1], c[2], c[3], c[4]
         for j in range(n):
             theta[j] = ema_momentum(kept(theta[j], c4), grad[j], state + j, c0, c1, c2, c3)
@@ -515,6 +499,42 @@ cdef inline void update(
         c0, c1, c2, c3, c4, c5 = c[0], c[1], c[2], c[3], c[4], c[5]
         for j in range(n):
             theta[j] = lion(kept(theta[j], c5), grad[j], state + j, c0, c1, c2, c3, c4)
+
+
+cdef inline void update(
+    floating* theta,
+    floating* state,
+    Py_ssize_t slot,
+    const floating* grad,
+    Py_ssize_t n,
+    int optimizer,
+    const floating* c,
+) noexcept nogil:
+    """Update a row of parameters; their state's rows lie `slot` elements apart."""
+    cdef Py_ssize_t j
+    # Copies: for all C knows, θ lies in c.
+    cdef floating c0, c1, c2, c3, c4, c5, c7, c8, c9
+    if optimizer == STORE:
+        for j in range(n):
+            theta[j] = grad[j]
+    elif optimizer == SGD:
+        c0, c1 = c[0], c[1]
+        for j in range(n):
+            theta[j] = sgd(theta[j], grad[j], c0, c1)
+    elif optimizer == MOMENTUM:
+        c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
+        for j in range(n):
+            theta[j] = momentum(kept(theta[j], c3), grad[j], state + j, c0, c1, c2)
+    elif optimizer == ADAM:
+        c0, c1, c2, c3, c4, c5 = c[0] / c[5], c[1], c[2], c[3], c[4], 1 / c[6]
+        c7, c8, c9 = c[7], c[8], c[9]
+        for j in range(n):
+            theta[j] = adam(
+                kept(theta[j], c9), grad[j], state + j, state + slot + j, c0, c1, c2, c3, c4, c5, c7,
+                c8,
+            )
+    else:
+        update_called(theta, state, slot, grad, n, optimizer, c)
 
 
 cdef inline void move_average(
