@@ -530,8 +530,8 @@ cdef inline void update(
         c7, c8, c9 = c[7], c[8], c[9]
         for j in range(n):
             theta[j] = adam(
-                kept(theta[j], c9), grad[j], state + j, state + slot + j, c0, c1, c2, c3, c4, c5, c7,
-                c8,
+                kept(theta[j], c9), grad[j], state + j, state + slot + j,
+                c0, c1, c2, c3, c4, c5, c7, c8,
             )
     else:
         update_called(theta, state, slot, grad, n, optimizer, c)
