@@ -33,14 +33,27 @@ from .layers import Dense
 from .losses import BinaryCrossEntropy, CrossEntropy, Huber, Pinball
 from .minimization import Minimization, minimize
 from .network import MLP
-from .optimizers import SGD, Adam
+from .optimizers import (
+    SGD,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    ParameterAverage,
+    RMSprop,
+)
 from .rate_search import LearningRateRange, find_learning_rate
 from .serialization import load
 
 __all__ = [
     "MLP",
     "SGD",
+    "Adagrad",
     "Adam",
+    "AdamW",
+    "Adamax",
     "BinaryCrossEntropy",
     "Callback",
     "CrossEntropy",
@@ -49,8 +62,12 @@ __all__ = [
     "History",
     "Huber",
     "LearningRateRange",
+    "Lion",
     "Minimization",
+    "NAdam",
+    "ParameterAverage",
     "Pinball",
+    "RMSprop",
     "ReduceOnPlateau",
     "check_gradient",
     "datasets",

@@ -29,6 +29,7 @@ __all__ = [
     "as_vector",
     "check_finite",
     "check_integer",
+    "check_option",
     "check_output",
     "check_real",
     "look_up",
@@ -221,6 +222,37 @@ def check_real(argument: str, value: object, interval: str) -> float:
     if not (above and below):
         raise ValueError(expected)
     return number
+
+
+def check_option(argument: str, value: object, options: tuple[Any, ...]) -> Any:
+    """Return a value that is one of some options.
+
+    Parameters
+    ----------
+    argument : str
+        What the user calls it.
+    value : object
+        What came.
+    options : tuple
+        Values of one type.
+
+    Returns
+    -------
+    object
+        The value.
+
+    Raises
+    ------
+    TypeError
+        If the value has another type.
+    ValueError
+        If it is none of the options.
+    """
+    if type(value) is type(options[0]) and value in options:
+        return value
+    expected = " or ".join(map(repr, options))
+    error = ValueError if type(value) is type(options[0]) else TypeError
+    raise error(f"{argument} must be {expected}, got {_describe(value)}")
 
 
 def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:

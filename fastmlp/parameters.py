@@ -140,6 +140,8 @@ class Parameters:
     ----------
     layout : Layout
         Of the network.
+    elements : numpy.ndarray of shape (n_elements,), optional
+        Memory to see as weights and biases; new and zero if left out.
 
     Attributes
     ----------
@@ -149,9 +151,11 @@ class Parameters:
         The memory, aligned to cache lines; its padding is 0 and must stay 0.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, elements: Array | None = None) -> None:
+        if elements is None:
+            elements = arena.aligned_zeros(layout.n_elements, layout.dtype)
         self.layout = layout
-        self.arena: Array = arena.aligned_zeros(layout.n_elements, layout.dtype)
+        self.arena = elements
 
     def __getstate__(self) -> dict[str, Any]:
         return {"layout": self.layout, "vector": self.to_vector()}
@@ -205,6 +209,8 @@ class Gradient(Parameters):
     ----------
     layout : Layout
         Of the network.
+    elements : numpy.ndarray of shape (n_elements,), optional
+        Memory to see as derivatives; new and zero if left out.
     """
 
     def __repr__(self) -> str:

@@ -180,25 +180,26 @@ def _run_steps(
 ) -> None:
     """Update a network by mini-batch steps, in one call of a kernel."""
     n_steps = len(losses)
-    row = check_optimizer(optimizer).row
-    state, coefficients = optimizer.bind(net.parameters), optimizer.coefficients(n_steps)
-    if (len(state), coefficients.shape[1]) != (len(row.state), len(row.coefficients)):
-        raise RuntimeError(f"optimizer {optimizer!r} was changed by another thread during a step")
+    rule = check_optimizer(optimizer).prepare(net.parameters, n_steps)
     n_threads = threads_for(GRADIENT_WORK * batch_size * net.parameters.layout.work_per_sample)
     current_kernels().network_train(
         *net.kernel_arguments,
-        state,
+        rule.state,
         *batch,
         visits,
         batch_size,
         *loss.arguments(net.n_out),
-        row.code,
-        coefficients,
+        rule.row.code,
+        rule.coefficients,
+        rule.averaging,
+        rule.clip_value,
+        rule.clip_norm,
+        net.workspaces.gradient() if rule.clips else np.empty(0, net.dtype),
         losses,
         net.workspaces.training(batch_size, n_threads),
         n_threads,
     )
-    optimizer.step_count += n_steps
+    optimizer.advance(n_steps)
 
 
 def step(  # numpydoc ignore=PR01,RT01

@@ -26,6 +26,7 @@ class Workspaces(threading.local):
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._kept: dict[object, tuple[int, int, Array]] = {}
+        self._gradient: Array | None = None
 
     def forward(self, n_rows: int, n_threads: int) -> Array:
         """Return a workspace of ``network_forward``.
@@ -60,6 +61,18 @@ class Workspaces(threading.local):
             At least as large as the kernel wants.
         """
         return self._at_least("training", n_rows, n_threads)
+
+    def gradient(self) -> Array:
+        """Return memory for a gradient, laid out as the parameters are.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_elements,)
+            Of any content.
+        """
+        if self._gradient is None:
+            self._gradient = arena.aligned_zeros(self._layout.n_elements, self._layout.dtype)
+        return self._gradient
 
     def _at_least(self, purpose: str, n_rows: int, n_threads: int) -> Array:
         """Return what is kept for a purpose if it suffices, else something larger."""

@@ -254,6 +254,7 @@ cdef Update storing(cnp.ndarray grad_weight, cnp.ndarray grad_bias, cnp.ndarray 
     to.weight_state, to.bias_state = to.weight.data, to.bias.data
     to.slot, to.optimizer = 0, STORE
     to.coefficients = NULL
+    to.averages, to.average, to.averaging = False, 0, 0
     return to
 
 
@@ -447,11 +448,8 @@ def network_gradient(
     cdef Matrix scratch = writable(workspace, x)
     cdef bint single = is_single(x)
     cdef double mean = 0
-    cdef Step step
-    step.parameters = step.state = writable(grad, x).data
-    step.slot, step.optimizer, step.mean = 0, STORE, &mean
-    step.coefficients = NULL
-    step.workspace_size = scratch.columns
+    cdef Step step = storing_step(writable(grad, x).data)
+    step.mean, step.workspace_size = &mean, scratch.columns
     with nogil:
         if single:
             step_team(&net, &data, &step, <float*> scratch.data, n_threads)
@@ -514,6 +512,10 @@ def network_train(
     cnp.ndarray loss_parameters,
     int optimizer,
     cnp.ndarray coefficients,
+    cnp.ndarray averaging,
+    double clip_value,
+    double clip_norm,
+    cnp.ndarray grad,
     cnp.ndarray losses,
     cnp.ndarray workspace,
     int n_threads=1,
@@ -524,15 +526,21 @@ def network_train(
     cdef Matrix theta = writable(parameters, x), memory = writable(state, x)
     cdef Matrix scratch = writable(workspace, x)
     cdef bint single = is_single(x)
-    cdef Step step
+    cdef Matrix stored = writable(grad, x)
+    cdef Step step = storing_step(theta.data)
     cdef Run run
     data.order = <const int64_t*> contiguous(order, cnp.NPY_INT64)
-    step.parameters, step.state, step.slot = theta.data, memory.data, memory.stride
-    step.optimizer, step.workspace_size = optimizer, scratch.columns
+    step.state, step.slot, step.optimizer = memory.data, memory.stride, optimizer
+    step.averages = cnp.PyArray_SIZE(averaging) > 0
+    step.average = (memory.rows - 1) * memory.stride
+    step.grad = stored.data if stored.columns else NULL
+    step.clip_value, step.clip_norm = clip_value, clip_norm
+    step.workspace_size = scratch.columns
     run.n_visits = cnp.PyArray_DIM(order, 0)
     run.batch_size = batch_size
     run.n_coefficients = cnp.PyArray_DIM(coefficients, 1)
     run.coefficients = <const double*> contiguous(coefficients, cnp.NPY_FLOAT64)
+    run.averaging = <const double*> contiguous(averaging, cnp.NPY_FLOAT64)
     run.means = <double*> contiguous(losses, cnp.NPY_FLOAT64, True)
     with nogil:
         if single:

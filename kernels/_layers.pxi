@@ -56,6 +56,9 @@ cdef struct Update:  # what becomes of the gradient of a layer
     Py_ssize_t slot
     int optimizer
     const void* coefficients
+    bint averages  # whether the parameters have an average:
+    Py_ssize_t average  # its distance from the state
+    double averaging  # the share of its distance from θ by which it moves
 
 
 cdef struct Grid:  # a thread's run of the tiles of an output
@@ -311,7 +314,7 @@ cdef void backward_weight_tiles(
             deltas, delta_step = block + panel * n * tile_columns(sums), tile_columns(sums)
         if row >= x.columns:
             multiply(zeros, &one, 0, 0, deltas, delta_step, n, sums, 1, columns)
-            update_row(to, to.bias.data, to.bias_state, column, sums, columns)
+            update_row(&to, to.bias.data, to.bias_state, column, sums, columns)
             continue
         rows = min(TILE_ROWS, x.columns - row)
         source, source_step = <const floating*> x.data + row, x.stride
@@ -327,7 +330,7 @@ cdef void backward_weight_tiles(
         multiply(zeros, source, 1, source_step, deltas, delta_step, n, sums, rows, columns)
         for r in range(rows):
             update_row(
-                to, to.weight.data, to.weight_state, (row + r) * to.weight.stride + column,
+                &to, to.weight.data, to.weight_state, (row + r) * to.weight.stride + column,
                 sums + r * tile_columns(sums), columns,
             )
 
@@ -354,12 +357,24 @@ cdef inline floating* start_at_zero(floating* start) noexcept nogil:
 
 
 cdef inline void update_row(
-    Update to, void* theta, void* state, Py_ssize_t at, const floating* grad, Py_ssize_t n
+    const Update* to, void* theta, void* state, Py_ssize_t at, const floating* grad, Py_ssize_t n
 ) noexcept nogil:
-    update(
-        <floating*> theta + at, <floating*> state + at, to.slot, grad, n, to.optimizer,
-        <const floating*> to.coefficients,
-    )
+    cdef Py_ssize_t width = vector_width(grad)
+    if n % width == 0:
+        update(
+            <floating*> theta + at, <floating*> state + at, to.slot, grad, n // width * width,
+            to.optimizer, <const floating*> to.coefficients,
+        )
+    else:
+        update(
+            <floating*> theta + at, <floating*> state + at, to.slot, grad, n, to.optimizer,
+            <const floating*> to.coefficients,
+        )
+    if to.averages:
+        move_average(
+            <floating*> state + to.average + at, <const floating*> theta + at, n,
+            <floating> to.averaging,
+        )
 
 
 cdef void forward_single(
@@ -428,6 +443,6 @@ cdef void backward_weight_single(
             for j in range(columns):
                 grad[j] = x[k] * delta[column + j]
             update_row(
-                to, to.weight.data, to.weight_state, k * to.weight.stride + column, grad, columns
+                &to, to.weight.data, to.weight_state, k * to.weight.stride + column, grad, columns
             )
-    update_row(to, to.bias.data, to.bias_state, 0, delta, to.bias.columns)
+    update_row(&to, to.bias.data, to.bias_state, 0, delta, to.bias.columns)

@@ -3,7 +3,8 @@
 # A team of threads executes the same code. Forward, loss and BP2 need only a sample's own
 # row, so each thread takes its rows through all layers without meeting the others; the
 # update (BP3, BP4) sums over rows, so each thread takes its tiles of every layer's weights.
-# Two barriers a step stand where rows and columns meet.
+# Two barriers a step stand where rows and columns meet; two more where a gradient is clipped,
+# which must be there as a whole before the first weight changes.
 
 cdef struct Network:
     Py_ssize_t n_layers
@@ -28,6 +29,12 @@ cdef struct Step:  # what becomes of a batch's gradient, and of its loss
     Py_ssize_t slot
     int optimizer
     const void* coefficients
+    bint averages
+    Py_ssize_t average
+    double averaging
+    void* grad  # where it is stored and clipped before the update, or NULL
+    double clip_value
+    double clip_norm
     double* mean
     Py_ssize_t workspace_size
 
@@ -37,6 +44,7 @@ cdef struct Run:  # a sequence of steps
     Py_ssize_t batch_size
     Py_ssize_t n_coefficients
     const double* coefficients
+    const double* averaging
     double* means
 
 
@@ -392,23 +400,31 @@ cdef void sweep_rows(
         delta = below
 
 
+cdef inline Update update_of(
+    const int64_t* layer, const Step* step, floating* kind
+) noexcept nogil:
+    """Describe what becomes of the gradient of a layer."""
+    cdef Update to
+    to.weight = weight_in(layer, step.parameters, kind)
+    to.bias = bias_in(layer, step.parameters, kind)
+    to.weight_state = <floating*> step.state + layer[WEIGHT]
+    to.bias_state = <floating*> step.state + layer[BIAS]
+    to.slot, to.optimizer, to.coefficients = step.slot, step.optimizer, step.coefficients
+    to.averages, to.average, to.averaging = step.averages, step.average, step.averaging
+    return to
+
+
 cdef void update_layers(
     const Network* net, const Data* batch, const Step* step, floating* workspace,
     void* panels, Py_ssize_t room, int thread, int n_threads,
 ) noexcept nogil:
     """Update this thread's tiles of all weights and biases (BP3, BP4)."""
     cdef Py_ssize_t index, n = batch.x.rows
-    cdef const int64_t* layer
     cdef Matrix source = inputs_of(net, batch, workspace), delta
     cdef Update to
-    to.slot, to.optimizer, to.coefficients = step.slot, step.optimizer, step.coefficients
     for index in range(net.n_layers):
-        layer = layer_of(net, index)
+        to = update_of(layer_of(net, index), step, workspace)
         delta = output_of(net, index, n, True, workspace)
-        to.weight = weight_in(layer, step.parameters, workspace)
-        to.bias = bias_in(layer, step.parameters, workspace)
-        to.weight_state = <floating*> step.state + layer[WEIGHT]
-        to.bias_state = <floating*> step.state + layer[BIAS]
         if n != 1:
             backward_weight_tiles(
                 source, delta, to, panels, room, thread, n_threads, workspace
@@ -418,6 +434,87 @@ cdef void update_layers(
                 <const floating*> source.data, <const floating*> delta.data, to
             )
         source = output_of(net, index, n, False, workspace)
+
+
+cdef inline Step storing_step(void* grad) noexcept nogil:
+    """Describe the step that stores the gradient in an arena."""
+    cdef Step step
+    step.parameters = step.state = grad
+    step.slot, step.optimizer, step.coefficients = 0, STORE, NULL
+    step.averages, step.average, step.averaging = False, 0, 0
+    step.grad = NULL
+    step.mean = NULL
+    step.clip_value = step.clip_norm = INFINITY
+    step.workspace_size = 0
+    return step
+
+
+# The rows of every layer, the bias being its last one, are cut into NORM_PARTS parts, whatever
+# the number of threads. A thread clips and then applies the gradient in its own parts.
+
+cdef inline Py_ssize_t row_of_part(const int64_t* layer, Py_ssize_t part) noexcept nogil:
+    return (layer[N_IN] + 1) * part // NORM_PARTS
+
+
+cdef floating norm_of_part(
+    const Network* net, floating* grad, Py_ssize_t part, floating clip_value
+) noexcept nogil:
+    """Limit the entries of a part of the gradient and return its norm."""
+    cdef Py_ssize_t index, row
+    cdef const int64_t* layer
+    cdef double total = 0
+    for index in range(net.n_layers):
+        layer = layer_of(net, index)
+        for row in range(row_of_part(layer, part), row_of_part(layer, part + 1)):
+            total += clip_row(
+                grad + layer[WEIGHT] + row * layer[STRIDE], layer[N_OUT], clip_value
+            )
+    return <floating> sqrt(total)
+
+
+cdef void update_part(
+    const Network* net, const Step* step, Py_ssize_t part, floating scale
+) noexcept nogil:
+    """Scale a part of the stored gradient and update its weights and biases."""
+    cdef Py_ssize_t index, row, at, j
+    cdef const int64_t* layer
+    cdef floating* grad
+    cdef Update to
+    for index in range(net.n_layers):
+        layer = layer_of(net, index)
+        to = update_of(layer, step, &scale)
+        for row in range(row_of_part(layer, part), row_of_part(layer, part + 1)):
+            at = row * layer[STRIDE]
+            grad = <floating*> step.grad + layer[WEIGHT] + at
+            if scale != 1:
+                for j in range(layer[N_OUT]):
+                    grad[j] *= scale
+            update_row(&to, to.weight.data, to.weight_state, at, grad, layer[N_OUT])
+
+
+cdef void update_layers_clipped(
+    const Network* net, const Data* batch, const Step* step, floating* workspace,
+    floating* panels, Py_ssize_t room, int thread, int n_threads,
+) noexcept nogil:
+    """Store the gradient, clip it, and update with it what this thread's parts hold."""
+    cdef Step storing = storing_step(step.grad)
+    cdef Py_ssize_t first = NORM_PARTS * thread // n_threads, part
+    cdef Py_ssize_t last = NORM_PARTS * (thread + 1) // n_threads
+    cdef floating* norms = panels  # which are free once the gradient is stored
+    cdef floating limit = <floating> step.clip_value, scale = 1
+    cdef double norm = 0
+    update_layers(net, batch, &storing, workspace, panels, room, thread, n_threads)
+    team_barrier()
+    for part in range(first, last):
+        norms[part] = norm_of_part(net, <floating*> step.grad, part, limit)
+    team_barrier()
+    for part in range(NORM_PARTS):
+        norm += <double> norms[part] * norms[part]
+    norm = sqrt(norm)
+    if norm > step.clip_norm:
+        scale = <floating> (step.clip_norm / norm)
+    for part in range(first, last):
+        update_part(net, step, part, scale)
 
 
 cdef void train_step(
@@ -434,7 +531,10 @@ cdef void train_step(
     if first < last:
         sweep_rows(net, batch, first, last, workspace, panels + thread * room)
     team_barrier()
-    update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
+    if step.grad is NULL:
+        update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
+    else:
+        update_layers_clipped(net, batch, step, workspace, panels, room, thread, n_threads)
     if thread == 0:
         step.mean[0] = mean_loss(batch, losses)
     team_barrier()
@@ -472,6 +572,8 @@ cdef void train_steps(
         batch.share = share_of_one(&batch, workspace)
         for j in range(run.n_coefficients):
             coefficients[j] = <floating> run.coefficients[index * run.n_coefficients + j]
+        if step.averages:
+            step.averaging = run.averaging[index]
         step.mean = run.means + index
         train_step(net, &batch, &step, workspace, thread, n_threads)
 

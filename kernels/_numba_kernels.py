@@ -44,6 +44,11 @@ CROSS_ENTROPY, BINARY_CROSS_ENTROPY = CODES["CROSS_ENTROPY"], CODES["BINARY_CROS
 HUBER, POISSON, GAUSSIAN_NLL = CODES["HUBER"], CODES["POISSON"], CODES["GAUSSIAN_NLL"]
 PINBALL, HINGE, SQUARED_HINGE = CODES["PINBALL"], CODES["HINGE"], CODES["SQUARED_HINGE"]
 SGD, MOMENTUM, ADAM = CODES["SGD"], CODES["MOMENTUM"], CODES["ADAM"]
+EMA_MOMENTUM, NESTEROV = CODES["EMA_MOMENTUM"], CODES["NESTEROV"]
+ADAGRAD, RMSPROP = CODES["ADAGRAD"], CODES["RMSPROP"]
+RMSPROP_MOMENTUM, CENTERED_RMSPROP = CODES["RMSPROP_MOMENTUM"], CODES["CENTERED_RMSPROP"]
+ADAMAX, NADAM, LION = CODES["ADAMAX"], CODES["NADAM"], CODES["LION"]
+NORM_PARTS = CODES["NORM_PARTS"]
 N_IN, N_OUT, WEIGHT = CODES["N_IN"], CODES["N_OUT"], CODES["WEIGHT"]
 STRIDE, BIAS, ACTIVATION = CODES["STRIDE"], CODES["BIAS"], CODES["ACTIVATION"]
 ROW_BLOCK = CODES["ROW_BLOCK"]
@@ -389,21 +394,122 @@ def _sgd(theta, grad, scalars):
 
 
 @_inline
+def _kept(theta, shrinkage):
+    return theta - shrinkage * theta
+
+
+@_inline
 def _momentum(theta, grad, velocity, scalars):
-    learning_rate, decay, momentum = scalars
+    learning_rate, decay, momentum, shrinkage = scalars
+    theta = _kept(theta, shrinkage)
     velocity = momentum * velocity - learning_rate * (grad + decay * theta)
     return theta + velocity, velocity
 
 
 @_inline
 def _adam(theta, grad, first, second, rates, of_step):
-    learning_rate, decay, beta1, beta2, eps = rates
+    learning_rate, decay, beta1, beta2, eps, shrinkage = rates
     correction1, correction2, rest1, rest2 = of_step
+    theta = _kept(theta, shrinkage)
     grad = grad + decay * theta
     first = beta1 * first + rest1 * grad
     second = beta2 * second + rest2 * (grad * grad)
     change = learning_rate / correction1 * first / (math.sqrt(second / correction2) + eps)
     return theta - change, first, second
+
+
+@_inline
+def _ema_momentum(theta, grad, mean, scalars):
+    learning_rate, decay, momentum, rest, shrinkage = scalars
+    theta = _kept(theta, shrinkage)
+    mean = momentum * mean + rest * (grad + decay * theta)
+    return theta - learning_rate * mean, mean
+
+
+@_inline
+def _nesterov(theta, grad, lookahead, scalars):
+    learning_rate, decay, next_momentum, shrinkage = scalars
+    theta = _kept(theta, shrinkage)
+    change = learning_rate * (grad + decay * theta)
+    lookahead = next_momentum * (lookahead - change)
+    return theta + (lookahead - change), lookahead
+
+
+@_inline
+def _adagrad(theta, grad, square_sum, scalars):
+    learning_rate, decay, eps, shrinkage = scalars
+    theta = _kept(theta, shrinkage)
+    grad = grad + decay * theta
+    square_sum = square_sum + grad * grad
+    return theta - learning_rate * grad / (math.sqrt(square_sum) + eps), square_sum
+
+
+@_inline
+def _rmsprop(theta, grad, mean_square, scalars):
+    learning_rate, decay, beta, rest, eps, shrinkage = scalars
+    theta = _kept(theta, shrinkage)
+    grad = grad + decay * theta
+    mean_square = beta * mean_square + rest * (grad * grad)
+    return theta - learning_rate * grad / (math.sqrt(mean_square) + eps), mean_square
+
+
+@_inline
+def _rmsprop_momentum(theta, grad, mean_square, velocity, scalars):
+    learning_rate, decay, beta, rest, eps, momentum, shrinkage = scalars
+    theta = _kept(theta, shrinkage)
+    grad = grad + decay * theta
+    mean_square = beta * mean_square + rest * (grad * grad)
+    velocity = momentum * velocity + grad / (math.sqrt(mean_square) + eps)
+    return theta - learning_rate * velocity, mean_square, velocity
+
+
+@_inline
+def _centered_rmsprop(theta, grad, mean_square, velocity, mean, scalars):
+    learning_rate, decay, beta, rest, eps, momentum, shrinkage = scalars
+    theta = _kept(theta, shrinkage)
+    grad = grad + decay * theta
+    mean_square = beta * mean_square + rest * (grad * grad)
+    mean = beta * mean + rest * grad
+    square = mean * mean
+    variance = mean_square - square if square < mean_square else ZERO
+    velocity = momentum * velocity + grad / (math.sqrt(variance) + eps)
+    return theta - learning_rate * velocity, mean_square, velocity, mean
+
+
+@_inline
+def _adamax(theta, grad, first, largest, scalars):
+    corrected_rate, decay, beta1, rest1, beta2, eps, shrinkage = scalars
+    theta = _kept(theta, shrinkage)
+    grad = grad + decay * theta
+    first = beta1 * first + rest1 * grad
+    faded, size = beta2 * largest, abs(grad) + eps
+    largest = faded if faded > size else size
+    return theta - corrected_rate * first / largest, first, largest
+
+
+@_inline
+def _nadam(theta, grad, first, second, rates, of_step):
+    gradient_rate, moment_rate, decay, shrinkage = rates
+    beta1, rest1, beta2, rest2, correction2, eps = of_step
+    theta = _kept(theta, shrinkage)
+    grad = grad + decay * theta
+    first = beta1 * first + rest1 * grad
+    second = beta2 * second + rest2 * (grad * grad)
+    change = gradient_rate * grad + moment_rate * first
+    return theta - change / (math.sqrt(second / correction2) + eps), first, second
+
+
+@_inline
+def _sign(z):
+    return ONE if z > ZERO else (-ONE if z < ZERO else z)  # NaN stays
+
+
+@_inline
+def _lion(theta, grad, mean, scalars):
+    learning_rate, beta1, rest1, beta2, rest2, shrinkage = scalars
+    direction = _sign(beta1 * mean + rest1 * grad)
+    mean = beta2 * mean + rest2 * grad
+    return _kept(theta, shrinkage) - learning_rate * direction, mean
 
 
 # --- What Numba's language lacks, in LLVM's: borrowed views and the register tile ---------
@@ -1104,16 +1210,93 @@ def _update(theta, grad, state, position, optimizer, coefficients):
         for e in range(n):
             theta[e] = _sgd(theta[e], grad[e], scalars)
     elif optimizer == MOMENTUM:
-        scalars = real(c[0]), real(c[1]), real(c[2])
+        scalars = real(c[0]), real(c[1]), real(c[2]), real(c[3])
         v = _vector(_row(state, 0), position, n)
         for e in range(n):
             theta[e], v[e] = _momentum(theta[e], grad[e], v[e], scalars)
     elif optimizer == ADAM:
-        rates = real(c[0]), real(c[1]), real(c[2]), real(c[3]), real(c[4])
+        rates = real(c[0]), real(c[1]), real(c[2]), real(c[3]), real(c[4]), real(c[9])
         of_step = real(c[5]), real(c[6]), real(c[7]), real(c[8])
         m, v = _vector(_row(state, 0), position, n), _vector(_row(state, 1), position, n)
         for e in range(n):
             theta[e], m[e], v[e] = _adam(theta[e], grad[e], m[e], v[e], rates, of_step)
+    elif optimizer == EMA_MOMENTUM:
+        scalars = real(c[0]), real(c[1]), real(c[2]), real(c[3]), real(c[4])
+        m = _vector(_row(state, 0), position, n)
+        for e in range(n):
+            theta[e], m[e] = _ema_momentum(theta[e], grad[e], m[e], scalars)
+    elif optimizer == NESTEROV:
+        scalars = real(c[0]), real(c[1]), real(c[2]), real(c[3])
+        u = _vector(_row(state, 0), position, n)
+        for e in range(n):
+            theta[e], u[e] = _nesterov(theta[e], grad[e], u[e], scalars)
+    elif optimizer == ADAGRAD:
+        scalars = real(c[0]), real(c[1]), real(c[2]), real(c[3])
+        s = _vector(_row(state, 0), position, n)
+        for e in range(n):
+            theta[e], s[e] = _adagrad(theta[e], grad[e], s[e], scalars)
+    elif optimizer == RMSPROP:
+        scalars = real(c[0]), real(c[1]), real(c[2]), real(c[3]), real(c[4]), real(c[5])
+        s = _vector(_row(state, 0), position, n)
+        for e in range(n):
+            theta[e], s[e] = _rmsprop(theta[e], grad[e], s[e], scalars)
+    elif optimizer == RMSPROP_MOMENTUM:
+        scalars = _seven(c, real)
+        s, v = _vector(_row(state, 0), position, n), _vector(_row(state, 1), position, n)
+        for e in range(n):
+            theta[e], s[e], v[e] = _rmsprop_momentum(theta[e], grad[e], s[e], v[e], scalars)
+    elif optimizer == CENTERED_RMSPROP:
+        scalars = _seven(c, real)
+        s, v = _vector(_row(state, 0), position, n), _vector(_row(state, 1), position, n)
+        m = _vector(_row(state, 2), position, n)
+        for e in range(n):
+            theta[e], s[e], v[e], m[e] = _centered_rmsprop(
+                theta[e], grad[e], s[e], v[e], m[e], scalars
+            )
+    elif optimizer == ADAMAX:
+        scalars = _seven(c, real)
+        m, u = _vector(_row(state, 0), position, n), _vector(_row(state, 1), position, n)
+        for e in range(n):
+            theta[e], m[e], u[e] = _adamax(theta[e], grad[e], m[e], u[e], scalars)
+    elif optimizer == NADAM:
+        rates = real(c[0]), real(c[1]), real(c[2]), real(c[9])
+        of_step = real(c[3]), real(c[4]), real(c[5]), real(c[6]), real(c[7]), real(c[8])
+        m, v = _vector(_row(state, 0), position, n), _vector(_row(state, 1), position, n)
+        for e in range(n):
+            theta[e], m[e], v[e] = _nadam(theta[e], grad[e], m[e], v[e], rates, of_step)
+    elif optimizer == LION:
+        scalars = real(c[0]), real(c[1]), real(c[2]), real(c[3]), real(c[4]), real(c[5])
+        m = _vector(_row(state, 0), position, n)
+        for e in range(n):
+            theta[e], m[e] = _lion(theta[e], grad[e], m[e], scalars)
+
+
+@_inline
+def _seven(c, real):
+    return real(c[0]), real(c[1]), real(c[2]), real(c[3]), real(c[4]), real(c[5]), real(c[6])
+
+
+@_inner
+def _update_row(theta, grad, state, position, optimizer, coefficients, averaging):
+    """Update a run of parameters, and their average in the last row of the state."""
+    _update(theta, grad, state, position, optimizer, coefficients)
+    if averaging.size:
+        share = theta.dtype.type(averaging[0])
+        average = _vector(_row(state, state.shape[0] - 1), position, theta.size)
+        for e in range(theta.size):
+            average[e] += share * (theta[e] - average[e])
+
+
+@_inner
+def _clip_row(grad, limit):
+    """Limit each entry of a row, and return the sum of their squares."""
+    total = 0.0
+    for e in range(grad.size):
+        g = grad[e]
+        g = limit if g > limit else (-limit if g < -limit else g)
+        grad[e] = g
+        total += np.float64(g) * np.float64(g)
+    return total
 
 
 # --- Layers: the output is cut into tiles, and thread t takes every n-th from t on --------
@@ -1206,7 +1389,7 @@ def _backward_input(
 
 @_inner
 def _backward_weight(
-    thread, n_threads, x, delta, weight, bias, state, place, optimizer, coefficients
+    thread, n_threads, x, delta, weight, bias, state, place, optimizer, coefficients, averaging
 ):
     """Apply a thread's blocks of xᵀ·δ (BP4) to a weight, of Σᵢ δᵢ (BP3) to a bias.
 
@@ -1224,7 +1407,9 @@ def _backward_weight(
             for r in range(last - first):
                 theta = _vector(_row(weight, first + r), j, j_end - j)
                 position = place[WEIGHT] + (first + r) * place[STRIDE] + j
-                _update(theta, _row(grad, r), state, position, optimizer, coefficients)
+                _update_row(
+                    theta, _row(grad, r), state, position, optimizer, coefficients, averaging
+                )
         if i == 0:
             grad = _block(tile_memory, 0, 1, 0, j_end - j)
             _clear(grad)
@@ -1234,7 +1419,7 @@ def _backward_weight(
                 for c in range(row.size):
                     grad_bias[c] += row[c]
             theta, position = _vector(bias, j, j_end - j), place[BIAS] + j
-            _update(theta, grad_bias, state, position, optimizer, coefficients)
+            _update_row(theta, grad_bias, state, position, optimizer, coefficients, averaging)
 
 
 _share_forward = _threaded(_forward)
@@ -1334,7 +1519,7 @@ def _store_gradient(x, delta, grad_weight, grad_bias, n_threads):
     """Store xᵀ·δ (BP4) and Σᵢ δᵢ (BP3)."""
     n_useful = _useful_threads(n_threads, x.shape[0] * grad_weight.size)
     no_state, no_place = _block(grad_weight, 0, 0, 0, 0), _as_vector(NO_PLACE)
-    rule = no_state, no_place, STORE, _as_vector(NO_COEFFICIENTS)
+    rule = no_state, no_place, STORE, _as_vector(NO_COEFFICIENTS), _as_vector(NO_COEFFICIENTS)
     _share_backward_weight(n_useful, (x, delta, grad_weight, grad_bias, *rule))
 
 
@@ -1577,22 +1762,66 @@ def _sweep_rows(
 
 @_inner
 def _update_layers(
-    thread, n_threads, layers, updated, state, optimizer, coefficients, inputs, workspace
+    thread, n_threads, layers, updated, state, optimizer, coefficients, averaging, inputs, workspace
 ):
     """Apply a thread's blocks of the gradient to the arena `updated`."""
     n_rows, below = inputs.shape[0], inputs
     for layer in range(layers.shape[0]):
         weight, bias = _weight_of(layers, layer, updated), _bias_of(layers, layer, updated)
         delta, place = _delta_of(layers, layer, n_rows, workspace), _row(layers, layer)
-        _backward_weight(
-            thread, n_threads, below, delta, weight, bias, state, place, optimizer, coefficients
-        )
+        rule = state, place, optimizer, coefficients, averaging
+        _backward_weight(thread, n_threads, below, delta, weight, bias, *rule)
         below = _activation_of(layers, layer, n_rows, workspace)
+
+
+# The rows of every layer, the bias being its last one, are cut into NORM_PARTS parts, whatever
+# the number of threads. A thread clips, and then applies, the gradient in every n-th of them.
+
+
+@_inline
+def _rows_of_part(layers, layer, part):
+    """Return the first and the last row of a layer in a part."""
+    n_rows = layers[layer, N_IN] + 1
+    return n_rows * part // NORM_PARTS, n_rows * (part + 1) // NORM_PARTS
+
+
+@_inner
+def _clip_parts(thread, n_threads, layers, grad, clip_value, norms):
+    """Limit the entries of a thread's parts of the gradient, and compute their norms."""
+    limit = grad.dtype.type(clip_value)
+    for part in range(thread, NORM_PARTS, n_threads):
+        total = 0.0
+        for layer in range(layers.shape[0]):
+            first, last = _rows_of_part(layers, layer, part)
+            for row in range(first, last):
+                start = layers[layer, WEIGHT] + row * layers[layer, STRIDE]
+                total += _clip_row(_vector(grad, start, layers[layer, N_OUT]), limit)
+        norms[part] = math.sqrt(total)
+
+
+@_inner
+def _update_parts(
+    thread, n_threads, layers, grad, scale, parameters, state, optimizer, coefficients, averaging
+):
+    """Scale a thread's parts of the gradient and update with them."""
+    scale = grad.dtype.type(scale)
+    for part in range(thread, NORM_PARTS, n_threads):
+        for layer in range(layers.shape[0]):
+            first, last = _rows_of_part(layers, layer, part)
+            for row in range(first, last):
+                start = layers[layer, WEIGHT] + row * layers[layer, STRIDE]
+                slope = _vector(grad, start, layers[layer, N_OUT])
+                theta = _vector(parameters, start, layers[layer, N_OUT])
+                for e in range(slope.size if scale != ONE else 0):
+                    slope[e] *= scale
+                _update_row(theta, slope, state, start, optimizer, coefficients, averaging)
 
 
 _share_blocks = _threaded(_forward_blocks)
 _share_sweep = _threaded(_sweep_rows)
 _share_layers = _threaded(_update_layers)
+_share_clipping = _threaded(_clip_parts)
+_share_clipped = _threaded(_update_parts)
 
 
 @_inline
@@ -1616,19 +1845,30 @@ def _risk(network, data, objective, workspace, n_threads):
 
 
 @_inline
-def _step(network, data, order, objective, rule, workspace, n_threads):
-    """Apply the gradient of a batch to an arena and return its mean loss.
+def _sweep(network, data, order, objective, workspace, n_threads):
+    """Compute the losses and the δ of a batch; return its inputs."""
+    inputs = _activation_of(network[0], -1, order.size, workspace) if order.size else data[0]
+    n_useful = min(n_threads, max(1, inputs.shape[0]))
+    _share_sweep(n_useful, (*network, *data, order, *objective, inputs, workspace))
+    return inputs
 
-    `rule` begins with that arena, which may be the parameters: both sweeps are apart.
-    """
-    layers, parameters, x, sample_weight = network[0], network[2], data[0], data[3]
-    inputs = _activation_of(layers, -1, order.size, workspace) if order.size else x
-    n_rows = inputs.shape[0]
-    n_useful = _useful_threads(n_threads, n_rows * parameters.size)
-    arguments = (*network, *data, order, *objective, inputs, workspace)
-    _share_sweep(min(n_useful, max(1, n_rows)), arguments)
-    _share_layers(n_useful, (layers, *rule, inputs, workspace))
-    return _mean(_losses_of(layers, n_rows, workspace), sample_weight, order)
+
+@_inline
+def _storing(grad):
+    """Return the rule that stores a gradient in an arena."""
+    no_numbers = _as_vector(NO_COEFFICIENTS)
+    return grad, _matrix(grad, 0, 0, 0, 0), np.int64(STORE), no_numbers, no_numbers
+
+
+@_inner
+def _clip(layers, clip_value, clip_norm, grad, norms, n_useful):
+    """Limit the entries of a gradient; return the factor that limits its norm."""
+    _share_clipping(n_useful, (layers, grad, clip_value, norms))
+    total = 0.0
+    for part in range(NORM_PARTS):
+        total += np.float64(norms[part]) * np.float64(norms[part])
+    norm = math.sqrt(total)
+    return clip_norm / norm if norm > clip_norm else 1.0
 
 
 # --- Network kernels ----------------------------------------------------------------------
@@ -1695,10 +1935,12 @@ def network_gradient(
 ):
     """Return the mean loss of a batch and store its gradient: backpropagation, BP1–BP4."""
     network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
-    no_state, no_coefficients = _matrix(grad, 0, 0, 0, 0), _as_vector(NO_COEFFICIENTS)
-    rule = grad, no_state, np.int64(STORE), no_coefficients
     objective = loss, _as_vector(loss_parameters)
-    return _step(network, data, _as_vector(NO_INDICES), objective, rule, workspace, n_threads)
+    n_useful = _useful_threads(n_threads, x.shape[0] * parameters.size)
+    inputs = _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
+    _share_layers(n_useful, (network[0], *_storing(grad), inputs, workspace))
+    losses = _losses_of(network[0], x.shape[0], workspace)
+    return _mean(losses, data[3], _as_vector(NO_INDICES))
 
 
 @_kernel
@@ -1752,16 +1994,30 @@ def network_train(
     loss_parameters: RealVector,
     optimizer: Int,
     coefficients: RealTable,
+    averaging: RealVector,
+    clip_value: Real,
+    clip_norm: Real,
+    grad: OutVector,
     losses: OutRealVector,
     workspace: OutVector,
     n_threads: Int = 1,
 ):
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update."""
     network = _network(layers, alphas, parameters)
-    data = _data(x, target, labels, sample_weight)
+    data, no_averaging = _data(x, target, labels, sample_weight), averaging.size == 0
     objective = loss, _as_vector(loss_parameters)
     for step in range(losses.size):
         start = step * batch_size
         batch = _vector(order, start, min(batch_size, order.size - start))
-        rule = parameters, state, optimizer, _row(coefficients, step)
-        losses[step] = _step(network, data, batch, objective, rule, workspace, n_threads)
+        n_useful = _useful_threads(n_threads, batch.size * parameters.size)
+        inputs = _sweep(network, data, batch, objective, workspace, n_useful)
+        moves = _vector(averaging, 0, 0) if no_averaging else _vector(averaging, step, 1)
+        rule = parameters, state, optimizer, _row(coefficients, step), moves
+        if grad.size:
+            _share_layers(n_useful, (network[0], *_storing(grad), inputs, workspace))
+            norms = _panels_of(network[0], batch.size, workspace)
+            scale = _clip(network[0], clip_value, clip_norm, grad, norms, n_useful)
+            _share_clipped(n_useful, (network[0], grad, scale, *rule))
+        else:
+            _share_layers(n_useful, (network[0], *rule, inputs, workspace))
+        losses[step] = _mean(_losses_of(network[0], batch.size, workspace), data[3], batch)

@@ -717,6 +717,229 @@ cdef inline floating adam(
     return theta - step * first[0] / (sqrt(second[0] * inverse2) + eps)
 
 
+cdef inline floating kept(floating theta, floating shrinkage) noexcept nogil:
+    return theta - shrinkage * theta
+
+
+cdef inline floating ema_momentum(
+    floating theta,
+    floating grad,
+    floating* mean,
+    floating learning_rate,
+    floating decay,
+    floating beta,
+    floating rest,
+) noexcept nogil:
+    mean[0] = beta * mean[0] + rest * (grad + decay * theta)
+    return theta - learning_rate * mean[0]
+
+
+cdef inline floating nesterov(
+    floating theta,
+    floating grad,
+    floating* lookahead,
+    floating learning_rate,
+    floating decay,
+    floating next_beta,
+) noexcept nogil:
+    """Return the new look-ahead θ, which is `lookahead` away from the iterate."""
+    cdef floating change = learning_rate * (grad + decay * theta)
+    lookahead[0] = next_beta * (lookahead[0] - change)
+    return theta + (lookahead[0] - change)
+
+
+cdef inline floating adagrad(
+    floating theta,
+    floating grad,
+    floating* square_sum,
+    floating learning_rate,
+    floating decay,
+    floating eps,
+) noexcept nogil:
+    grad += decay * theta
+    square_sum[0] += grad * grad
+    return theta - learning_rate * grad / (sqrt(square_sum[0]) + eps)
+
+
+cdef inline floating rmsprop(
+    floating theta,
+    floating grad,
+    floating* mean_square,
+    floating learning_rate,
+    floating decay,
+    floating beta,
+    floating rest,
+    floating eps,
+) noexcept nogil:
+    grad += decay * theta
+    mean_square[0] = beta * mean_square[0] + rest * (grad * grad)
+    return theta - learning_rate * grad / (sqrt(mean_square[0]) + eps)
+
+
+cdef inline floating rmsprop_momentum(
+    floating theta,
+    floating grad,
+    floating* mean_square,
+    floating* velocity,
+    floating learning_rate,
+    floating decay,
+    floating beta,
+    floating rest,
+    floating eps,
+    floating momentum_beta,
+) noexcept nogil:
+    grad += decay * theta
+    mean_square[0] = beta * mean_square[0] + rest * (grad * grad)
+    velocity[0] = momentum_beta * velocity[0] + grad / (sqrt(mean_square[0]) + eps)
+    return theta - learning_rate * velocity[0]
+
+
+cdef inline floating centered_rmsprop(
+    floating theta,
+    floating grad,
+    floating* mean_square,
+    floating* velocity,
+    floating* mean,
+    floating learning_rate,
+    floating decay,
+    floating beta,
+    floating rest,
+    floating eps,
+    floating momentum_beta,
+) noexcept nogil:
+    cdef floating variance, square
+    grad += decay * theta
+    mean_square[0] = beta * mean_square[0] + rest * (grad * grad)
+    mean[0] = beta * mean[0] + rest * grad
+    square = mean[0] * mean[0]
+    variance = mean_square[0] - square if square < mean_square[0] else 0
+    velocity[0] = momentum_beta * velocity[0] + grad / (sqrt(variance) + eps)
+    return theta - learning_rate * velocity[0]
+
+
+cdef inline floating adamax(
+    floating theta,
+    floating grad,
+    floating* first,
+    floating* largest,
+    floating corrected_rate,
+    floating decay,
+    floating beta1,
+    floating rest1,
+    floating beta2,
+    floating eps,
+) noexcept nogil:
+    cdef floating faded = beta2 * largest[0], size
+    grad += decay * theta
+    size = fabs(grad) + eps
+    first[0] = beta1 * first[0] + rest1 * grad
+    largest[0] = faded if faded > size else size
+    return theta - corrected_rate * first[0] / largest[0]
+
+
+cdef inline floating nadam(
+    floating theta,
+    floating grad,
+    floating* first,
+    floating* second,
+    floating gradient_rate,
+    floating moment_rate,
+    floating decay,
+    floating beta1,
+    floating rest1,
+    floating beta2,
+    floating rest2,
+    floating inverse2,
+    floating eps,
+) noexcept nogil:
+    """Return the new θ; inverse2 is 1/c₂."""
+    cdef floating change
+    grad += decay * theta
+    first[0] = beta1 * first[0] + rest1 * grad
+    second[0] = beta2 * second[0] + rest2 * (grad * grad)
+    change = gradient_rate * grad + moment_rate * first[0]
+    return theta - change / (sqrt(second[0] * inverse2) + eps)
+
+
+cdef inline floating lion(
+    floating theta,
+    floating grad,
+    floating* mean,
+    floating learning_rate,
+    floating beta1,
+    floating rest1,
+    floating beta2,
+    floating rest2,
+) noexcept nogil:
+    cdef floating direction = sign(beta1 * mean[0] + rest1 * grad)
+    mean[0] = beta2 * mean[0] + rest2 * grad
+    return theta - learning_rate * direction
+
+
+cdef void update_called(
+    floating* theta,
+    floating* state,
+    Py_ssize_t slot,
+    const floating* grad,
+    Py_ssize_t n,
+    int optimizer,
+    const floating* c,
+) noexcept nogil:
+    """Update a row by one of the rules that are not copied to where `update` is used.
+
+    With all of them `update` would be too long to be inlined there: 2 % of a step of SGD.
+    """
+    cdef Py_ssize_t j
+    cdef floating c0, c1, c2, c3, c4, c5, c6, c7, c8, c9
+    cdef floating* more = state + slot
+    if optimizer == EMA_MOMENTUM:
+        c0, c1, c2, c3, c4 = c[0], c[1], c[2], c[3], c[4]
+        for j in range(n):
+            theta[j] = ema_momentum(kept(theta[j], c4), grad[j], state + j, c0, c1, c2, c3)
+    elif optimizer == NESTEROV:
+        c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
+        for j in range(n):
+            theta[j] = nesterov(kept(theta[j], c3), grad[j], state + j, c0, c1, c2)
+    elif optimizer == ADAGRAD:
+        c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
+        for j in range(n):
+            theta[j] = adagrad(kept(theta[j], c3), grad[j], state + j, c0, c1, c2)
+    elif optimizer == RMSPROP:
+        c0, c1, c2, c3, c4, c5 = c[0], c[1], c[2], c[3], c[4], c[5]
+        for j in range(n):
+            theta[j] = rmsprop(kept(theta[j], c5), grad[j], state + j, c0, c1, c2, c3, c4)
+    elif optimizer == RMSPROP_MOMENTUM:
+        c0, c1, c2, c3, c4, c5, c6 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+        for j in range(n):
+            theta[j] = rmsprop_momentum(
+                kept(theta[j], c6), grad[j], state + j, more + j, c0, c1, c2, c3, c4, c5
+            )
+    elif optimizer == CENTERED_RMSPROP:
+        c0, c1, c2, c3, c4, c5, c6 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+        for j in range(n):
+            theta[j] = centered_rmsprop(
+                kept(theta[j], c6), grad[j], state + j, more + j, more + slot + j,
+                c0, c1, c2, c3, c4, c5,
+            )
+    elif optimizer == ADAMAX:
+        c0, c1, c2, c3, c4, c5, c6 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+        for j in range(n):
+            theta[j] = adamax(
+                kept(theta[j], c6), grad[j], state + j, more + j, c0, c1, c2, c3, c4, c5
+            )
+    elif optimizer == NADAM:
+        c0, c1, c2, c3, c4, c5 = c[0], c[1], c[2], c[3], c[4], c[5]
+        c6, c7, c8, c9 = c[6], 1 / c[7], c[8], c[9]
+        for j in range(n):
+            theta[j] = nadam(
+                kept(theta[j], c9), grad[j], state + j, more + j, c0, c1, c2, c3, c4, c5, c6, c7, c8
+            )
+    elif optimizer == LION:
+        c0, c1, c2, c3, c4, c5 = c[0], c[1], c[2], c[3], c[4], c[5]
+        for j in range(n):
+            theta[j] = lion(kept(theta[j], c5), grad[j], state + j, c0, c1, c2, c3, c4)
+
+
 cdef inline void update(
     floating* theta,
     floating* state,
@@ -728,7 +951,8 @@ cdef inline void update(
 ) noexcept nogil:
     """Update a row of parameters; their state's rows lie `slot` elements apart."""
     cdef Py_ssize_t j
-    cdef floating c0, c1, c2, c3, c4, c5, c7, c8  # copies: for all C knows, θ lies in c
+    # Copies: for all C knows, θ lies in c.
+    cdef floating c0, c1, c2, c3, c4, c5, c7, c8, c9
     if optimizer == STORE:
         for j in range(n):
             theta[j] = grad[j]
@@ -737,13 +961,45 @@ cdef inline void update(
         for j in range(n):
             theta[j] = sgd(theta[j], grad[j], c0, c1)
     elif optimizer == MOMENTUM:
-        c0, c1, c2 = c[0], c[1], c[2]
+        c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
         for j in range(n):
-            theta[j] = momentum(theta[j], grad[j], state + j, c0, c1, c2)
+            theta[j] = momentum(kept(theta[j], c3), grad[j], state + j, c0, c1, c2)
     elif optimizer == ADAM:
         c0, c1, c2, c3, c4, c5 = c[0] / c[5], c[1], c[2], c[3], c[4], 1 / c[6]
-        c7, c8 = c[7], c[8]
+        c7, c8, c9 = c[7], c[8], c[9]
         for j in range(n):
             theta[j] = adam(
-                theta[j], grad[j], state + j, state + slot + j, c0, c1, c2, c3, c4, c5, c7, c8
+                kept(theta[j], c9), grad[j], state + j, state + slot + j,
+                c0, c1, c2, c3, c4, c5, c7, c8,
             )
+    else:
+        update_called(theta, state, slot, grad, n, optimizer, c)
+
+
+cdef inline void move_average(
+    floating* average, const floating* theta, Py_ssize_t n, floating share
+) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        average[j] += share * (theta[j] - average[j])
+
+
+# --- Clipping of a stored gradient ---------------------------------------------------------
+
+cdef inline double clip_row(floating* grad, Py_ssize_t n, floating limit) noexcept nogil:
+    """Limit each entry of a row, and return the sum of their squares."""
+    cdef double sums[16]  # in the lanes of vectors; float32 would overflow beyond 1e19
+    cdef double total = 0
+    cdef Py_ssize_t j, lane
+    for j in range(n):
+        grad[j] = limit if grad[j] > limit else (-limit if grad[j] < -limit else grad[j])
+    for lane in range(16):
+        sums[lane] = 0
+    for j in range(0, n - 15, 16):
+        for lane in range(16):
+            sums[lane] += <double> grad[j + lane] * grad[j + lane]
+    for lane in range(16):
+        total += sums[lane]
+    for j in range(n // 16 * 16, n):
+        total += <double> grad[j] * grad[j]
+    return total

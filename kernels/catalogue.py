@@ -16,6 +16,7 @@ __all__ = [
     "CODES",
     "LAYER_COLUMNS",
     "LOSSES",
+    "NORM_PARTS",
     "OPTIMIZERS",
     "PACKED_BYTES",
     "PANEL_WIDTH",
@@ -121,7 +122,7 @@ class Optimizer:
     code : int
         What kernels read.
     equation : str
-        The recurrence.
+        The recurrence, after the decay of weights.
     state : tuple of str
         Names of the values kept for each parameter, in the order of the state's rows.
     coefficients : tuple of str
@@ -339,25 +340,28 @@ LOSSES = (
     Loss("squared_hinge", 10, "as hinge, each maximum squared", "labels or signs"),
 )
 
+# Shrinkage is decoupled weight decay, αλ; all begin with g ← g + λθ and θ ← θ − shrinkage θ
+# as far as their coefficients have the two. 1 − β comes as "rest", because float32 would round
+# it: at β = 0.999 by 5e-5.
 OPTIMIZERS = (
     Optimizer(
         "sgd",
         0,
-        "g ← g + λθ; θ ← θ − αg",
+        "θ ← θ − αg",
         state=(),
         coefficients=("learning_rate", "weight_decay"),
     ),
     Optimizer(
         "momentum",
         1,
-        "g ← g + λθ; v ← βv − αg; θ ← θ + v",
+        "v ← βv − αg; θ ← θ + v",
         state=("velocity",),
-        coefficients=("learning_rate", "weight_decay", "momentum"),
+        coefficients=("learning_rate", "weight_decay", "momentum", "shrinkage"),
     ),
     Optimizer(
         "adam",
         2,
-        "g ← g + λθ; m ← β₁m + r₁g; v ← β₂v + r₂g²; θ ← θ − α/c₁ · m / (√(v/c₂) + ε)",
+        "m ← β₁m + r₁g; v ← β₂v + r₂g²; θ ← θ − α/c₁ · m / (√(v/c₂) + ε)",
         state=("first_moment", "second_moment"),
         coefficients=(
             "learning_rate",
@@ -367,9 +371,108 @@ OPTIMIZERS = (
             "eps",
             "correction1",
             "correction2",
-            "rest1",  # 1 − β₁, which float32 would round: at β₂ = 0.999 by 5e-5
+            "rest1",
             "rest2",
+            "shrinkage",
         ),
+    ),
+    Optimizer(
+        "ema_momentum",
+        3,
+        "Δ ← βΔ + rg; θ ← θ − αΔ",
+        state=("mean_gradient",),
+        coefficients=("learning_rate", "weight_decay", "momentum", "rest", "shrinkage"),
+    ),
+    Optimizer(
+        "nesterov",
+        4,
+        "u ← β(u − αg) with the β of the next step; θ ← θ − αg + u",
+        state=("lookahead",),
+        coefficients=("learning_rate", "weight_decay", "next_momentum", "shrinkage"),
+    ),
+    Optimizer(
+        "adagrad",
+        5,
+        "s ← s + g²; θ ← θ − αg / (√s + ε)",
+        state=("square_sum",),
+        coefficients=("learning_rate", "weight_decay", "eps", "shrinkage"),
+    ),
+    Optimizer(
+        "rmsprop",
+        6,
+        "s ← βs + rg²; θ ← θ − αg / (√s + ε)",
+        state=("mean_square",),
+        coefficients=("learning_rate", "weight_decay", "beta", "rest", "eps", "shrinkage"),
+    ),
+    Optimizer(
+        "rmsprop_momentum",
+        7,
+        "s ← βs + rg²; v ← μv + g / (√s + ε); θ ← θ − αv",
+        state=("mean_square", "velocity"),
+        coefficients=(
+            "learning_rate",
+            "weight_decay",
+            "beta",
+            "rest",
+            "eps",
+            "momentum",
+            "shrinkage",
+        ),
+    ),
+    Optimizer(
+        "centered_rmsprop",
+        8,
+        "s ← βs + rg²; m ← βm + rg; v ← μv + g / (√max(s − m², 0) + ε); θ ← θ − αv",
+        state=("mean_square", "velocity", "mean_gradient"),
+        coefficients=(
+            "learning_rate",
+            "weight_decay",
+            "beta",
+            "rest",
+            "eps",
+            "momentum",
+            "shrinkage",
+        ),
+    ),
+    Optimizer(
+        "adamax",
+        9,
+        "m ← β₁m + r₁g; u ← max(β₂u, |g| + ε); θ ← θ − (α/c₁) m / u",
+        state=("first_moment", "largest_gradient"),
+        coefficients=(
+            "corrected_rate",  # α/c₁
+            "weight_decay",
+            "beta1",
+            "rest1",
+            "beta2",
+            "eps",
+            "shrinkage",
+        ),
+    ),
+    Optimizer(
+        "nadam",
+        10,
+        "m ← β₁m + r₁g; v ← β₂v + r₂g²; θ ← θ − (α₀g + α₁m) / (√(v/c₂) + ε)",
+        state=("first_moment", "second_moment"),
+        coefficients=(
+            "gradient_rate",  # α₀
+            "moment_rate",  # α₁
+            "weight_decay",
+            "beta1",
+            "rest1",
+            "beta2",
+            "rest2",
+            "correction2",
+            "eps",
+            "shrinkage",
+        ),
+    ),
+    Optimizer(
+        "lion",
+        11,
+        "θ ← θ − α sign(β₁m + r₁g); m ← β₂m + r₂g",
+        state=("mean_gradient",),
+        coefficients=("learning_rate", "beta1", "rest1", "beta2", "rest2", "shrinkage"),
     ),
 )
 
@@ -392,6 +495,10 @@ PACKED_BYTES = 524288
 #: Samples that go through all layers together where only the output is wanted.
 ROW_BLOCK = 96
 
+#: Parts of a network's gradient whose norms are computed apart, by one thread each; as few as
+#: the elements of the smallest workspace of packed panels.
+NORM_PARTS = 32
+
 #: Every constant that a kernel may compare with, by name.
 CODES: dict[str, int] = {
     **{row.name.upper(): row.code for row in (*ACTIVATIONS, *LOSSES, *OPTIMIZERS)},
@@ -402,4 +509,5 @@ CODES: dict[str, int] = {
     "CACHE_SET_SPAN": CACHE_SET_SPAN,
     "PANEL_WIDTH": PANEL_WIDTH,
     "ROW_BLOCK": ROW_BLOCK,
+    "NORM_PARTS": NORM_PARTS,
 }

@@ -25,7 +25,7 @@ Symbols are the lecture's: z = Wa + b, a = σ(z), δ = ∂L/∂z, and the four e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -672,9 +672,24 @@ def optimizer_step(
     n_threads : int, default=1
         Threads to share the work.
     """
-    OPTIMIZER_STEPS[optimizer](
-        parameters, grad, state, *coefficients.astype(parameters.dtype, copy=False)
-    )
+    _step(parameters, grad, state, optimizer, coefficients)
+
+
+def _step(
+    theta: Array,
+    grad: Array,
+    state: Iterable[Array],
+    optimizer: int,
+    coefficients: NDArray[np.float64],
+) -> None:
+    scalars = coefficients.astype(theta.dtype, copy=False)
+    OPTIMIZER_STEPS[optimizer](theta, grad, state, *scalars)
+
+
+def _decay(theta: Array, grad: Array, weight_decay: float = 0.0, shrinkage: float = 0.0) -> Array:
+    """Shrink θ in place, which is decoupled weight decay, and return g + λθ."""
+    theta -= shrinkage * theta
+    return grad + weight_decay * theta
 
 
 def _sgd(theta: Array, grad: Array, state: Array, learning_rate: float, decay: float) -> None:
@@ -682,10 +697,17 @@ def _sgd(theta: Array, grad: Array, state: Array, learning_rate: float, decay: f
 
 
 def _momentum(
-    theta: Array, grad: Array, state: Array, learning_rate: float, decay: float, momentum: float
+    theta: Array,
+    grad: Array,
+    state: Array,
+    learning_rate: float,
+    decay: float,
+    momentum: float,
+    shrinkage: float,
 ) -> None:
     (velocity,) = state
-    velocity[...] = momentum * velocity - learning_rate * (grad + decay * theta)
+    grad = _decay(theta, grad, decay, shrinkage)
+    velocity[...] = momentum * velocity - learning_rate * grad
     theta += velocity
 
 
@@ -702,18 +724,193 @@ def _adam(
     correction2: float,
     rest1: float,
     rest2: float,
+    shrinkage: float,
 ) -> None:
     first, second = state
-    grad = grad + decay * theta
+    grad = _decay(theta, grad, decay, shrinkage)
     first[...] = beta1 * first + rest1 * grad
     second[...] = beta2 * second + rest2 * (grad * grad)
     theta -= learning_rate / correction1 * first / (np.sqrt(second / correction2) + eps)
+
+
+def _ema_momentum(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    learning_rate: float,
+    decay: float,
+    momentum: float,
+    rest: float,
+    shrinkage: float,
+) -> None:
+    (mean,) = state
+    mean[...] = momentum * mean + rest * _decay(theta, grad, decay, shrinkage)
+    theta -= learning_rate * mean
+
+
+def _nesterov(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    learning_rate: float,
+    decay: float,
+    next_momentum: float,
+    shrinkage: float,
+) -> None:
+    # θ is the look-ahead and u its distance from the iterate, which u − αg is the change of.
+    (lookahead,) = state
+    change = learning_rate * _decay(theta, grad, decay, shrinkage)
+    lookahead[...] = next_momentum * (lookahead - change)
+    theta += lookahead - change
+
+
+def _adagrad(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    learning_rate: float,
+    decay: float,
+    eps: float,
+    shrinkage: float,
+) -> None:
+    (square_sum,) = state
+    grad = _decay(theta, grad, decay, shrinkage)
+    square_sum += grad * grad
+    theta -= learning_rate * grad / (np.sqrt(square_sum) + eps)
+
+
+def _rmsprop(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    learning_rate: float,
+    decay: float,
+    beta: float,
+    rest: float,
+    eps: float,
+    shrinkage: float,
+) -> None:
+    (mean_square,) = state
+    grad = _decay(theta, grad, decay, shrinkage)
+    mean_square[...] = beta * mean_square + rest * (grad * grad)
+    theta -= learning_rate * grad / (np.sqrt(mean_square) + eps)
+
+
+def _rmsprop_momentum(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    learning_rate: float,
+    decay: float,
+    beta: float,
+    rest: float,
+    eps: float,
+    momentum: float,
+    shrinkage: float,
+) -> None:
+    mean_square, velocity = state
+    grad = _decay(theta, grad, decay, shrinkage)
+    mean_square[...] = beta * mean_square + rest * (grad * grad)
+    velocity[...] = momentum * velocity + grad / (np.sqrt(mean_square) + eps)
+    theta -= learning_rate * velocity
+
+
+def _centered_rmsprop(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    learning_rate: float,
+    decay: float,
+    beta: float,
+    rest: float,
+    eps: float,
+    momentum: float,
+    shrinkage: float,
+) -> None:
+    mean_square, velocity, mean = state
+    grad = _decay(theta, grad, decay, shrinkage)
+    mean_square[...] = beta * mean_square + rest * (grad * grad)
+    mean[...] = beta * mean + rest * grad
+    # Rounding may make it negative, an overflow inf − inf; a NaN shows in the velocity.
+    variance = np.where(mean * mean < mean_square, mean_square - mean * mean, 0)
+    velocity[...] = momentum * velocity + grad / (np.sqrt(variance) + eps)
+    theta -= learning_rate * velocity
+
+
+def _adamax(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    corrected_rate: float,
+    decay: float,
+    beta1: float,
+    rest1: float,
+    beta2: float,
+    eps: float,
+    shrinkage: float,
+) -> None:
+    first, largest = state
+    grad = _decay(theta, grad, decay, shrinkage)
+    first[...] = beta1 * first + rest1 * grad
+    # Not np.maximum: a NaN shows in the first moment.
+    faded, size = beta2 * largest, np.abs(grad) + eps
+    largest[...] = np.where(faded > size, faded, size)
+    theta -= corrected_rate * first / largest
+
+
+def _nadam(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    gradient_rate: float,
+    moment_rate: float,
+    decay: float,
+    beta1: float,
+    rest1: float,
+    beta2: float,
+    rest2: float,
+    correction2: float,
+    eps: float,
+    shrinkage: float,
+) -> None:
+    first, second = state
+    grad = _decay(theta, grad, decay, shrinkage)
+    first[...] = beta1 * first + rest1 * grad
+    second[...] = beta2 * second + rest2 * (grad * grad)
+    change = gradient_rate * grad + moment_rate * first
+    theta -= change / (np.sqrt(second / correction2) + eps)
+
+
+def _lion(
+    theta: Array,
+    grad: Array,
+    state: Array,
+    learning_rate: float,
+    beta1: float,
+    rest1: float,
+    beta2: float,
+    rest2: float,
+    shrinkage: float,
+) -> None:
+    (mean,) = state
+    _decay(theta, grad, shrinkage=shrinkage)
+    theta -= learning_rate * np.sign(beta1 * mean + rest1 * grad)
+    mean[...] = beta2 * mean + rest2 * grad
 
 
 OPTIMIZER_STEPS: dict[int, Callable[..., None]] = {
     CODES["SGD"]: _sgd,
     CODES["MOMENTUM"]: _momentum,
     CODES["ADAM"]: _adam,
+    CODES["EMA_MOMENTUM"]: _ema_momentum,
+    CODES["NESTEROV"]: _nesterov,
+    CODES["ADAGRAD"]: _adagrad,
+    CODES["RMSPROP"]: _rmsprop,
+    CODES["RMSPROP_MOMENTUM"]: _rmsprop_momentum,
+    CODES["CENTERED_RMSPROP"]: _centered_rmsprop,
+    CODES["ADAMAX"]: _adamax,
+    CODES["NADAM"]: _nadam,
+    CODES["LION"]: _lion,
 }
 
 
@@ -1002,6 +1199,10 @@ def network_train(
     loss_parameters: NDArray[np.float64],
     optimizer: int,
     coefficients: NDArray[np.float64],
+    averaging: NDArray[np.float64],
+    clip_value: float,
+    clip_norm: float,
+    grad: Array,
     losses: NDArray[np.float64],
     workspace: Array,
     n_threads: int = 1,
@@ -1009,7 +1210,8 @@ def network_train(
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update.
 
     Step k uses the samples ``order[k * batch_size : (k + 1) * batch_size]``; the last
-    batch may be shorter.
+    batch may be shorter. An update is applied to a gradient while that is in registers;
+    only if there is a `grad` is the whole gradient stored, clipped, and then applied.
 
     Parameters
     ----------
@@ -1019,8 +1221,9 @@ def network_train(
         Parameter of each layer's activation.
     parameters : array of shape (n_elements,)
         The arena, updated in place.
-    state : array of shape (n_state, n_elements)
-        State of the optimizer, updated in place.
+    state : array of shape (n_state, n_elements) or (n_state + 1, n_elements)
+        State of the optimizer, updated in place; with `averaging` its last row is the
+        average of the parameters.
     x : array of shape (n_samples, n_in)
         Inputs of all samples.
     target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
@@ -1043,6 +1246,18 @@ def network_train(
         Code of the recurrence.
     coefficients : array of float64, shape (n_steps, n_coefficients)
         Scalars of each step, n_steps = ⌈n_visits / batch_size⌉.
+    averaging : array of float64, shape (n_steps,) or (0,)
+        After the update of a step the average moves by this share of its distance to
+        the parameters; empty for no average.
+    clip_value : float
+        Limit of each |∂L/∂θ|, or inf; first.
+    clip_norm : float
+        Limit of the gradient's norm, √Σ(∂L/∂θ)², or inf: a longer one, unless it is NaN,
+        is scaled to this length. Pascanu, Mikolov, Bengio, On the difficulty of training
+        recurrent neural networks, ICML 2013, algorithm 1.
+    grad : array of shape (n_elements,) or (0,)
+        Receives each step's gradient, clipped, except in the padding; empty if both
+        limits are inf.
     losses : array of float64, shape (n_steps,)
         Receives the mean loss of each batch, before its update; 0 where the weights of
         the batch sum to 0.
@@ -1051,7 +1266,8 @@ def network_train(
     n_threads : int, default=1
         Threads to share the work.
     """
-    grad = np.zeros_like(parameters)
+    rule_state = state[: len(state) - 1] if averaging.size else state
+    stored = grad if grad.size else np.zeros_like(parameters)
     for step in range(len(losses)):
         batch = order[step * batch_size : (step + 1) * batch_size]
         losses[step] = network_gradient(
@@ -1064,7 +1280,33 @@ def network_train(
             sample_weight[batch] if sample_weight.size else sample_weight,
             loss,
             loss_parameters,
-            grad,
+            stored,
             workspace,
         )
-        optimizer_step(parameters, grad, state, optimizer, coefficients[step])
+        if grad.size:
+            _clip(list(_parts(layers, grad)), clip_value, clip_norm)
+        memories = (_parts(layers, row) for row in rule_state)
+        for theta, slope, *memory in zip(
+            _parts(layers, parameters), _parts(layers, stored), *memories, strict=True
+        ):
+            _step(theta, slope, memory, optimizer, coefficients[step])
+        if averaging.size:
+            share = parameters.dtype.type(averaging[step])
+            state[-1] += share * (parameters - state[-1])
+
+
+def _parts(layers: Indices, arena: Array) -> Iterator[Array]:
+    """Yield the weight and the bias of each layer."""
+    for weight, bias, _ in _layer_views(layers, arena):
+        yield weight
+        yield bias
+
+
+def _clip(parts: list[Array], clip_value: float, clip_norm: float) -> None:
+    """Limit each entry of a gradient, then its norm."""
+    for part in parts:
+        np.clip(part, -clip_value, clip_value, out=part)
+    norm = math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))
+    if norm > clip_norm:
+        for part in parts:
+            part *= part.dtype.type(clip_norm / norm)

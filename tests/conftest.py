@@ -56,7 +56,7 @@ def rng() -> np.random.Generator:
 
 
 #: Arguments that are tables made by the caller, contiguous; the rows of others may lie apart.
-TABLES = ("layers", "coefficients", "loss_parameters")
+TABLES = ("layers", "coefficients", "averaging", "loss_parameters")
 
 
 def rounding_bound(
@@ -134,7 +134,7 @@ def compare(kernels: ModuleType) -> Callable[..., dict[str, Any]]:
         dtype = min(floats, key=lambda dtype: dtype.itemsize)  # tables are always float64
         before = {key: frame.tobytes() for key, (frame, _) in frames.items()}
         for key, (_, view) in frames.items():
-            view.flags.writeable = key in magnitudes or key == "workspace"
+            view.flags.writeable = key in magnitudes or key == "workspace" or not view.size
         actual = arguments | {key: view for key, (_, view) in frames.items()}
         actual["return"] = getattr(kernels, name)(**actual)
         for key, magnitude in magnitudes.items():
@@ -193,7 +193,13 @@ class Problem:
         n_rows = others.get("batch_size", len(self.x))
         length = size(self.layers, n_rows, self.dtype.itemsize, n_threads)
         workspace = np.full(length, np.nan, self.dtype)
-        known = vars(self) | {"workspace": workspace, "n_threads": n_threads} | others
+        plain = {
+            "averaging": np.empty(0),
+            "clip_value": np.inf,
+            "clip_norm": np.inf,
+            "grad": np.empty(0, self.dtype),
+        }
+        known = vars(self) | {"workspace": workspace, "n_threads": n_threads} | plain | others
         names = inspect.signature(getattr(reference, kernel)).parameters
         return {name: known[name] for name in names}
 

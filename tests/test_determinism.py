@@ -16,6 +16,8 @@ from fastmlp.kernels.catalogue import CODES, OPTIMIZERS
 WIDTHS = {"large": (64, 257, 100, 10), "small": (5, 4, 3)}
 ACTIVATIONS = {"large": ("relu", "tanh", "identity"), "small": ("sigmoid", "identity")}
 
+ADAM = next(row for row in OPTIMIZERS if row.name == "adam")
+
 every_network = pytest.mark.parametrize("network", WIDTHS)
 several_threads = pytest.mark.parametrize("n_threads", [2, 3, 7])
 
@@ -34,16 +36,21 @@ def make_network(make_problem, dtype):
     return make
 
 
-def trained(kernels, problem, n_threads, optimizer=OPTIMIZERS[-1], batch_size=128):
-    """Return parameters, state and losses after 3 epochs."""
+def trained(kernels, problem, n_threads, optimizer=ADAM, batch_size=128, clips=False):
+    """Return parameters, state and losses after 3 epochs, perhaps with limits and an average."""
     rng = np.random.default_rng(3)
     order = np.concatenate([rng.permutation(len(problem.x)) for _ in range(3)])
     n_steps = -(-len(order) // batch_size)
+    n_state = len(optimizer.state) + clips
     results = {
         "parameters": problem.parameters.copy(),
-        "state": np.zeros((len(optimizer.state), len(problem.parameters)), problem.dtype),
+        "state": np.zeros((n_state, len(problem.parameters)), problem.dtype),
         "losses": np.full(n_steps, np.nan),
     }
+    others = {}
+    if clips:
+        results["grad"] = np.zeros_like(problem.parameters)
+        others = {"averaging": np.full(n_steps, 0.3), "clip_value": 0.01, "clip_norm": 0.05}
     coefficients = np.tile(np.linspace(0.05, 0.9, len(optimizer.coefficients)), (n_steps, 1))
     arguments = problem.arguments(
         "network_train",
@@ -53,6 +60,7 @@ def trained(kernels, problem, n_threads, optimizer=OPTIMIZERS[-1], batch_size=12
         optimizer=optimizer.code,
         coefficients=coefficients,
         **results,
+        **others,
     )
     kernels.network_train(**arguments)
     assert np.isfinite(results["losses"]).all()
@@ -78,6 +86,15 @@ def test_training_with_small_batches(kernels, make_network, batch_size):
     problem = make_network("small")
     expected = trained(kernels, problem, 1, batch_size=batch_size)
     assert_same_bits(trained(kernels, problem, 7, batch_size=batch_size), expected)
+
+
+@several_threads
+@pytest.mark.parametrize(("network", "batch_size"), [("large", 128), ("small", 128), ("small", 1)])
+def test_training_with_clipping(kernels, make_network, network, batch_size, n_threads):
+    problem = make_network(network)
+    expected = trained(kernels, problem, 1, batch_size=batch_size, clips=True)
+    actual = trained(kernels, problem, n_threads, batch_size=batch_size, clips=True)
+    assert_same_bits(actual, expected)
 
 
 def passed(kernels, problem, n_threads):

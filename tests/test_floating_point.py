@@ -47,7 +47,7 @@ for dtype in (np.float32, np.float64):
         layers, np.zeros(2), np.full(n, 0.1, dtype), np.zeros((0, n), dtype),
         np.ones((64, 9), dtype), np.ones((64, 2), dtype), np.empty(0, np.int64),
         np.empty(0, dtype), np.arange(64), 16, 0, np.empty(0), 0, np.full((4, 2), 0.1),
-        np.empty(4),
+        np.empty(0), np.inf, np.inf, np.empty(0, dtype), np.empty(4),
         arena.aligned_zeros(size, dtype), 2,
     )
 check("after a training run")

@@ -474,9 +474,9 @@ def optimizer_arguments(rng, dtype, row, n, n_threads=1):
 
 
 def compare_step(compare, arguments):
-    """Compare one step; its sums have terms of the order of what it reads."""
-    read = [arguments["parameters"], arguments["grad"], *arguments["state"]]
-    magnitude = 1 + np.abs(read).max(axis=0)
+    """Compare one step; its sums have terms of the order of the finite values it reads."""
+    read = np.abs([arguments["parameters"], arguments["grad"], *arguments["state"]])
+    magnitude = 1 + np.where(np.isfinite(read), read, 0).max(axis=0)
     magnitudes = {"parameters": magnitude, "state": magnitude}
     return compare("optimizer_step", arguments, magnitudes, 2)
 
@@ -519,9 +519,15 @@ def test_optimizer_step_at_edge_values(compare, rng, dtype, optimizer):
     ],
 )
 def test_every_coefficient_counts(kernels, rng, dtype, name, position):
-    arguments = optimizer_arguments(rng, dtype, name, 33)
-    other = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
-    other["coefficients"][position] *= 0.9
-    kernels.optimizer_step(**arguments)
-    kernels.optimizer_step(**other)
-    assert (arguments["parameters"] != other["parameters"]).all()
+    share = 0.0
+    for size in (1, 4):  # of the state: a maximum may hide some coefficient
+        arguments = optimizer_arguments(rng, dtype, name, 500)
+        arguments["state"] *= dtype(size)
+        other = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+        other["coefficients"][position] *= 0.9
+        kernels.optimizer_step(**arguments)
+        kernels.optimizer_step(**other)
+        results = [np.vstack([each["parameters"], each["state"]]) for each in (arguments, other)]
+        share = max(share, (results[0] != results[1]).any(axis=0).mean())
+    # Rounding hides a few changes; a maximum or a sign shows few.
+    assert share > (0.01 if name.name in ("adamax", "lion") else 0.9)

@@ -21,6 +21,15 @@ N_SAMPLES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 97, 200)
 
 every_depth = pytest.mark.parametrize("depth", WIDTHS)
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda row: row.name)
+#: With 0 to 3 rows of state; the padding of Adamax's would become ε.
+several_optimizers = pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(row, id=row.name)
+        for row in OPTIMIZERS
+        if row.name in ("sgd", "momentum", "adamax", "centered_rmsprop")
+    ],
+)
 every_thread_count = pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
 
 
@@ -171,6 +180,8 @@ def training_arguments(problem, optimizer, order, batch_size, n_threads=1):
 
 def compare_training(compare, problem, arguments):
     magnitudes = {"parameters": None, "state": None, "losses": None}
+    if arguments["grad"].size:
+        magnitudes["grad"] = None
     # Every step adds its own rounding to that of the steps before it.
     n_terms = problem.n_terms * (1 + len(arguments["losses"]))
     return compare("network_train", arguments, magnitudes, n_terms)
@@ -226,6 +237,64 @@ def test_integer_weights_are_repeated_visits(kernels, make_network, objective):
         np.testing.assert_allclose(weighted, repeated, rtol=0, atol=tolerance * size)
 
 
+@several_optimizers
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_train_with_an_average(compare, make_network, rng, optimizer, batch_size):
+    problem = make_network(3, n_samples=23)
+    arguments = training_arguments(problem, optimizer, rng.permutation(23), batch_size)
+    n_steps = len(arguments["losses"])
+    state = np.zeros((len(optimizer.state) + 1, len(problem.parameters)), problem.dtype)
+    averaging = np.where(np.arange(n_steps) == 0, 1, 0.3)
+    after = compare_training(compare, problem, arguments | {"state": state, "averaging": averaging})
+    assert np.abs(after["state"][-1] - after["parameters"])[problem.used].all()
+
+
+CLIPS = {"value": (1e-3, np.inf), "norm": (np.inf, 0.05), "both": (0.02, 0.05), "idle": (1e9, 1e9)}
+
+
+def clipped_arguments(problem, optimizer, order, batch_size, clip, n_threads=1, share=0.3):
+    """Return the arguments of a run that clips, and has an average."""
+    arguments = training_arguments(problem, optimizer, order, batch_size, n_threads)
+    state = np.zeros((len(optimizer.state) + 1, len(problem.parameters)), problem.dtype)
+    averaging = np.full(len(arguments["losses"]), share)
+    limits = dict(zip(("clip_value", "clip_norm"), CLIPS[clip], strict=True))
+    grad = np.full_like(problem.parameters, np.nan)
+    return arguments | limits | {"state": state, "averaging": averaging, "grad": grad}
+
+
+@several_optimizers
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_train_with_clipping(compare, make_network, rng, optimizer, batch_size, clip):
+    problem = make_network(3, n_samples=23)
+    order = rng.permutation(23)
+    arguments = clipped_arguments(problem, optimizer, order, batch_size, clip)
+    grad = compare_training(compare, problem, arguments)["grad"][problem.used]
+    clip_value, clip_norm = CLIPS[clip]
+    eps = np.finfo(problem.dtype).eps
+    assert np.abs(grad).max() <= clip_value * (1 + eps)
+    assert np.linalg.norm(grad.astype(np.float64)) <= clip_norm * (1 + 8 * eps)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_clipping_at_every_depth(compare, make_network, rng, depth, n_threads):
+    problem = make_network(depth, n_samples=200)
+    order = rng.permutation(200)
+    arguments = clipped_arguments(problem, OPTIMIZERS[1], order, 64, "norm", n_threads)
+    compare_training(compare, problem, arguments)
+
+
+def test_the_norm_of_huge_gradients_does_not_overflow(kernels, make_network, dtype):
+    problem = make_network(2, n_samples=9)
+    problem.target[...] = np.sqrt(np.finfo(dtype).max) if dtype == np.float32 else 1e140
+    arguments = clipped_arguments(problem, OPTIMIZERS[0], np.arange(9), 9, "norm", share=0.0)
+    kernels.network_train(**arguments)
+    norm = np.linalg.norm(arguments["grad"][problem.used].astype(np.float64))
+    np.testing.assert_allclose(norm, CLIPS["norm"][1], rtol=1e-5)
+    assert np.isfinite(problem.parameters).all()
+
+
 @every_thread_count
 def test_train_with_threads(compare, make_network, rng, n_threads):
     problem = make_network(2, n_samples=300)
@@ -243,9 +312,13 @@ def test_train_on_no_samples_changes_nothing(compare, make_network, optimizer):
 
 
 @every_optimizer
-def test_padding_stays_zero(kernels, make_network, rng, optimizer):
+@pytest.mark.parametrize("clips", [False, True])
+def test_padding_stays_zero(kernels, make_network, rng, optimizer, clips):
     problem = make_network(2, n_samples=23)
-    arguments = training_arguments(problem, optimizer, rng.integers(23, size=100), 8, 3)
+    order = rng.integers(23, size=100)
+    arguments = training_arguments(problem, optimizer, order, 8, 3)
+    if clips:
+        arguments = clipped_arguments(problem, optimizer, order, 8, "both", 3)
     kernels.network_train(**arguments)
     padding = np.setdiff1d(np.arange(len(problem.parameters)), problem.used)
     assert len(padding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import fastmlp as fm
 from fastmlp.kernels import catalogue
 from fastmlp.kernels.catalogue import CODES
 
@@ -205,34 +206,157 @@ def test_softmax(kernels, rng):
     assert_same(out, torch.softmax(torch.tensor(z), dim=1))
 
 
-#: Coefficients of the kernel at a step counted from 1, and the optimizer of PyTorch. Its
-#: velocity has the other sign and lacks the rate: the same steps while the rate is the same.
+N_STEPS = 20
+
+
+def rate(k):
+    return 0.02 / (1 + 0.1 * k)
+
+
+def beta(k):
+    return 0.5 + 0.02 * k
+
+
+#: Each optimizer, what PyTorch calls it, and options of PyTorch's that change with the step.
+#: Its velocity lacks the learning rate: with a schedule it is what "ema" keeps, over 1 − β.
 OPTIMIZERS = {
-    "sgd": (
-        lambda step: [0.1, 0.02],
+    "SGD": (
+        lambda: fm.SGD(0.1, weight_decay=0.02),
         lambda theta: torch.optim.SGD(theta, 0.1, weight_decay=0.02),
+        {},
     ),
-    "momentum": (
-        lambda step: [0.1, 0.02, 0.9],
-        lambda theta: torch.optim.SGD(theta, 0.1, momentum=0.9, weight_decay=0.02),
+    "SGD of a schedule": (
+        lambda: fm.SGD(rate),
+        lambda theta: torch.optim.SGD(theta, rate(0)),
+        {"lr": rate},
     ),
-    "adam": (
-        lambda t: [0.01, 0.02, 0.8, 0.95, 1e-6, 1 - 0.8**t, 1 - 0.95**t, 1 - 0.8, 1 - 0.95],
-        lambda theta: torch.optim.Adam(theta, 0.01, (0.8, 0.95), 1e-6, weight_decay=0.02),
+    "heavy ball": (
+        lambda: fm.SGD(0.1, 0.9, weight_decay=0.02),
+        lambda theta: torch.optim.SGD(theta, 0.1, 0.9, weight_decay=0.02),
+        {},
     ),
+    "heavy ball, dampened": (
+        lambda: fm.SGD(0.1, 0.9, dampening=lambda k: 0.4 if k else 0),
+        lambda theta: torch.optim.SGD(theta, 0.1, 0.9, dampening=0.4),
+        {},
+    ),
+    "heavy ball of schedules": (
+        lambda: fm.SGD(rate, lambda k: beta(k) * rate(k) / rate(k - 1)),
+        lambda theta: torch.optim.SGD(theta, rate(0), beta(0)),
+        {"lr": rate, "momentum": beta},
+    ),
+    "ema of a schedule": (
+        lambda: fm.SGD(lambda k: rate(k) / 0.1, 0.9, momentum_style="ema", weight_decay=0.02),
+        lambda theta: torch.optim.SGD(theta, rate(0), 0.9, weight_decay=0.02),
+        {"lr": rate},
+    ),
+    "nesterov": (
+        lambda: fm.SGD(0.1, 0.9, momentum_style="nesterov", weight_decay=0.02),
+        lambda theta: torch.optim.SGD(theta, 0.1, 0.9, nesterov=True, weight_decay=0.02),
+        {},
+    ),
+    "Adagrad": (
+        lambda: fm.Adagrad(lambda k: 0.1 / (1 + 0.3 * k), 1e-3, 0.02, 0.1),
+        lambda theta: torch.optim.Adagrad(theta, 0.1, 0.3, 0.02, 0.1, 1e-3),
+        {},
+    ),
+    "RMSprop": (
+        lambda: fm.RMSprop(rate, 0.8, 1e-3, 0.02),
+        lambda theta: torch.optim.RMSprop(theta, rate(0), 0.8, 1e-3, 0.02),
+        {"lr": rate},
+    ),
+    "RMSprop with momentum": (
+        lambda: fm.RMSprop(rate, 0.8, 1e-3, 0.02, 0.7),
+        lambda theta: torch.optim.RMSprop(theta, rate(0), 0.8, 1e-3, 0.02, 0.7),
+        {"lr": rate},
+    ),
+    "RMSprop, centered": (
+        lambda: fm.RMSprop(rate, 0.8, 1e-3, 0.02, 0.7, centered=True),
+        lambda theta: torch.optim.RMSprop(theta, rate(0), 0.8, 1e-3, 0.02, 0.7, centered=True),
+        {"lr": rate},
+    ),
+    "Adam": (
+        lambda: fm.Adam(rate, 0.8, 0.95, 1e-6, 0.02),
+        lambda theta: torch.optim.Adam(theta, rate(0), (0.8, 0.95), 1e-6, 0.02),
+        {"lr": rate},
+    ),
+    "AdamW": (
+        lambda: fm.AdamW(rate, 0.8, 0.95, 1e-6, 0.2),
+        lambda theta: torch.optim.AdamW(theta, rate(0), (0.8, 0.95), 1e-6, 0.2),
+        {"lr": rate},
+    ),
+    "NAdam": (
+        lambda: fm.NAdam(rate, 0.8, 0.95, 1e-6, 0.02, 0.3),
+        lambda theta: torch.optim.NAdam(theta, rate(0), (0.8, 0.95), 1e-6, 0.02, 0.3),
+        {"lr": rate},
+    ),
+    "NAdam, decoupled": (
+        lambda: fm.NAdam(weight_decay=0.2, decoupled_weight_decay=True),
+        lambda theta: torch.optim.NAdam(theta, weight_decay=0.2, decoupled_weight_decay=True),
+        {},
+    ),
+    "Adamax": (
+        lambda: fm.Adamax(rate, 0.8, 0.95, 1e-3, 0.02),
+        lambda theta: torch.optim.Adamax(theta, rate(0), (0.8, 0.95), 1e-3, 0.02),
+        {"lr": rate},
+    ),
+    "defaults of Adagrad": (fm.Adagrad, torch.optim.Adagrad, {}),
+    "defaults of RMSprop": (fm.RMSprop, torch.optim.RMSprop, {}),
+    "defaults of Adam": (fm.Adam, torch.optim.Adam, {}),
+    "defaults of AdamW": (fm.AdamW, torch.optim.AdamW, {}),
+    "defaults of NAdam": (fm.NAdam, torch.optim.NAdam, {}),
+    "defaults of Adamax": (fm.Adamax, torch.optim.Adamax, {}),
 }
 
 
-@pytest.mark.parametrize("row", catalogue.OPTIMIZERS, ids=lambda row: row.name)
-def test_optimizer(kernels, rng, row):
-    coefficients, make_optimizer = OPTIMIZERS[row.name]
-    parameters, state = rng.normal(size=33), np.zeros((len(row.state), 33))
+@pytest.fixture
+def float64_scalars():
+    """Have PyTorch keep the products of NAdam in float64, as they are here."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("float64_scalars")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer(kernels, dtype, rng, name):
+    make, make_theirs, schedules = OPTIMIZERS[name]
+    optimizer, n = make(), int(rng.integers(20, 99))
+    row, state = optimizer.row, np.zeros((len(optimizer.row.state), n), dtype)
+    for memory, entry in zip(state, row.state, strict=True):
+        memory[...] = optimizer._initial(entry)
+    parameters = rng.normal(size=n).astype(dtype)
     tensor = torch.tensor(parameters, requires_grad=True)
-    optimizer = make_optimizer([tensor])
-    for step in range(1, 6):
-        grad = rng.normal(size=33)
-        scalars = np.array(coefficients(step))
+    theirs = make_theirs([tensor])
+    for k, scalars in enumerate(optimizer.coefficients(N_STEPS, row)):
+        grad = rng.normal(size=n).astype(dtype)
         kernels.optimizer_step(parameters, grad, state, row.code, scalars)
+        theirs.param_groups[0].update({key: f(k) for key, f in schedules.items()})
         tensor.grad = torch.tensor(grad)
-        optimizer.step()
-        assert_same(parameters, tensor)
+        theirs.step()
+        expected = tensor.detach().numpy()
+        tolerance = {"float32": 2e-6, "float64": 1e-12}[expected.dtype.name]
+        error = np.abs(parameters - expected).max() / np.abs(expected).max()
+        assert error <= tolerance, f"{error} at step {k}"
+
+
+def test_average_is_that_of_an_averaged_model(rng):
+    x, y = rng.normal(size=(32, 3)), rng.normal(size=(32, 2))
+    swa = torch.optim.swa_utils
+    for average, function in [
+        (fm.ParameterAverage(), None),
+        (fm.ParameterAverage(0.8), swa.get_ema_multi_avg_fn(0.8)),
+    ]:
+        net = fm.MLP.from_sizes([3, 2], dtype="float64", seed=0)
+        theirs = torch.nn.Linear(3, 2, dtype=torch.float64)
+        averaged = swa.AveragedModel(theirs, multi_avg_fn=function)
+        optimizer = fm.SGD(0.1, average=average)
+        for _ in range(N_STEPS):
+            net.train_step(x, y, "mse", optimizer=optimizer)
+            with torch.no_grad():
+                theirs.weight[...] = torch.tensor(net.weights[0])
+                theirs.bias[...] = torch.tensor(net.biases[0])
+            averaged.update_parameters(theirs)
+        assert_same(optimizer.averaged(net).weights[0], averaged.module.weight)
+        assert_same(optimizer.averaged(net).biases[0], averaged.module.bias)
