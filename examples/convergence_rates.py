@@ -1,9 +1,10 @@
-"""The lecture's claims on convergence: momentum turns κ into √κ, and noise leaves a floor.
+"""The lecture's claims on convergence: momentum turns κ into √κ, and noise needs O(1/k).
 
-On quadratics whose curvatures span a condition number κ, gradient descent and heavy ball
-shrink the error by (κ−1)/(κ+1) and (√κ−1)/(√κ+1) in a step, at the parameters that are best
-for each. With noise, stochastic gradient descent stalls at a constant learning rate. This
-measures it on linear networks that are trained by ``net.fit``, and prints it:
+On quadratics whose curvatures span a condition number κ, gradient descent, heavy ball and
+Nesterov's method shrink the error by (κ−1)/(κ+1), (√κ−1)/(√κ+1) and 1−1/√κ in a step, at
+the parameters that are best for each. With noise, stochastic gradient descent stalls at a
+constant learning rate, and falls as 1/k at a rate of O(1/k). This measures all of it on
+linear networks that are trained by ``net.fit``, and prints it:
 
     python examples/convergence_rates.py [CONDITION ...]
 """
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastmlp as fm
+from fastmlp.schedules import Constant, InverseTime, Schedule
 
 CONDITIONS = (10.0, 100.0, 1000.0)
 N_SAMPLES, N_FEATURES, N_OUTPUTS = 16, 8, 32
@@ -46,6 +48,7 @@ def methods(condition: float) -> dict[str, tuple[fm.SGD, float]]:
     return {
         "gradient descent": (fm.SGD(2 / (condition + 1)), slow),
         "heavy ball": (fm.SGD(4 / (root + 1) ** 2, fast**2), fast),
+        "Nesterov": (fm.SGD(1 / condition, fast, momentum_style="nesterov"), 1 - 1 / root),
     }
 
 
@@ -73,7 +76,7 @@ def measured_rate(condition: float, optimizer: fm.SGD, rate: float) -> float:
     return float(np.exp(slope / 2))
 
 
-def errors_of_sgd(learning_rate: float) -> NDArray[np.float64]:
+def errors_of_sgd(learning_rate: Schedule) -> NDArray[np.float64]:
     """Train on a stream of samples, one a step, and return f − f* at the checkpoints.
 
     Inputs and targets are independent normal numbers: the best parameters are 0, and
@@ -103,10 +106,10 @@ def main(conditions: tuple[float, ...]) -> None:
     print()
     last = CHECKPOINTS[-1] / 100 <= CHECKPOINTS
     print(f"f − f* of SGD with noise, from step {CHECKPOINTS[0]:,} to {CHECKPOINTS[-1]:,}")
-    for learning_rate in (0.02, 0.01):
-        errors = errors_of_sgd(learning_rate)
+    for schedule in (InverseTime(0.1, 20), Constant(0.02), Constant(0.01)):
+        errors = errors_of_sgd(schedule)
         slope = np.polyfit(np.log(CHECKPOINTS[last]), np.log(errors[last]), deg=1)[0]
-        print(f"{learning_rate}: {errors[0]:.2g} → {errors[-1]:.2g}, in the end as k^{slope:.2f}")
+        print(f"{schedule}: {errors[0]:.2g} → {errors[-1]:.2g}, in the end as k^{slope:.2f}")
 
 
 if __name__ == "__main__":

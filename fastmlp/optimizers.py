@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ._validation import Array, as_vector, check_integer, check_option, check_real
 from .kernels import arena, catalogue
 from .parameters import Layout, Parameters
+from .schedules import Schedule
 
 if TYPE_CHECKING:
     from .network import MLP
@@ -480,8 +481,13 @@ class Optimizer(ABC):
             return value
         interval = self.__dataclass_fields__[name].metadata["scheduled"]
         first = self.step_count + ahead
-        steps = range(first, first + n_steps)
-        return _column([check_real(f"{name} at step {k}", value(k), interval) for k in steps])
+        if n_steps == 1 or not isinstance(value, Schedule):
+            steps = range(first, first + n_steps)
+            return _column([check_real(f"{name} at step {k}", value(k), interval) for k in steps])
+        values = value(np.arange(first, first + n_steps))
+        for k in (values.argmin(), values.argmax()):  # all lie between, and NaN is either
+            check_real(f"{name} at step {first + k}", float(values[k]), interval)
+        return values
 
     def _products_of(self, name: str, factors: Any, n_steps: int) -> Any:
         """Return the product of a factor over all steps, up to each of the next ones."""

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastmlp.schedules import Constant, InverseTime
+
 PATH = Path(__file__).parents[1] / "examples" / "convergence_rates.py"
 
 
@@ -32,13 +34,14 @@ def test_the_data_have_the_condition(example, condition):
 
 
 @pytest.mark.parametrize("condition", [10, 100, 1000])
-@pytest.mark.parametrize("method", ["gradient descent", "heavy ball"])
+@pytest.mark.parametrize("method", ["gradient descent", "heavy ball", "Nesterov"])
 def test_rate_on_a_quadratic(example, method, condition):
     optimizer, theory = example.methods(condition)[method]
     root = np.sqrt(condition)
     expected = {
         "gradient descent": (condition - 1) / (condition + 1),
         "heavy ball": (root - 1) / (root + 1),
+        "Nesterov": 1 - 1 / root,
     }
     assert theory == pytest.approx(expected[method], rel=1e-12)
     # Rates near 1 agree within 5 % whatever they are; the steps they take must agree too.
@@ -54,10 +57,16 @@ def slope(example, errors, first):
     return np.polyfit(np.log(steps[late]), np.log(errors[late]), deg=1)[0]
 
 
+def test_sgd_with_rates_of_1_over_k_falls_as_1_over_k(example):
+    errors = example.errors_of_sgd(InverseTime(0.1, decay_steps=20))
+    assert example.CHECKPOINTS[-1] == 1000 * example.CHECKPOINTS[0]
+    assert slope(example, errors, first=100) == pytest.approx(-1, abs=0.15)
+
+
 def test_sgd_with_a_constant_rate_stalls_where_noise_leaves_it(example):
     floors = []
     for rate in (0.02, 0.01):
-        errors = example.errors_of_sgd(rate)
+        errors = example.errors_of_sgd(Constant(rate))
         assert slope(example, errors, first=1000) == pytest.approx(0, abs=0.15)
         floors.append(errors[example.CHECKPOINTS >= 1000].mean())
     # Half the rate, about half the floor: the variance of θ is about α/2 for small α.

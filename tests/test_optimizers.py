@@ -530,3 +530,18 @@ def test_adam_in_float32_keeps_the_digits_of_one_minus_beta(backend):
             net.train_step(np.ones((4, 3)), [0, 1, 1, 1], optimizer=fm.Adam(beta2=1 - 1e-8))
         steps.append(net.get_parameters() - before)
     np.testing.assert_allclose(*steps, rtol=1e-3)
+
+
+def test_a_schedule_object_gives_what_its_function_gives():
+    schedule = fm.schedules.Cosine(0.1, 12)
+    nets = [fm.MLP.from_sizes([4, 2], dtype="float64", seed=0) for _ in range(2)]
+    for net, rate in zip(nets, (schedule, lambda k: schedule(k)), strict=True):
+        net.fit(X, Y, "mse", fm.Adam(rate, beta1=rate), epochs=4, batch_size=5, seed=0, verbose=0)
+    np.testing.assert_array_equal(*(net.get_parameters() for net in nets))
+
+
+@pytest.mark.parametrize(("low", "high", "step"), [(0.5, 1.5, 3), (1.5, 0.5, 0)])
+def test_wrong_values_of_schedule_objects_are_refused(low, high, step):
+    optimizer = fm.SGD(0.1, fm.schedules.Polynomial(low, 3, final=high))
+    with pytest.raises(ValueError, match=rf"momentum at step {step} must be a number .* got 1.5"):
+        optimizer.prepare(fm.MLP.from_sizes([4, 2], seed=0).parameters, 4)
