@@ -255,6 +255,23 @@ def threads_for(work: float) -> int:
     return max(1, int(work / threads.work_per_thread))
 
 
+def on_one_compiled_thread(work: float) -> bool:
+    """Return whether a call runs the compiled kernels on one thread.
+
+    Parameters
+    ----------
+    work : float
+        Floating-point operations of the call.
+
+    Returns
+    -------
+    bool
+        True if it does here.
+    """
+    name = _backend_in_context.get() or _default_backend
+    return name == "cython" and (work < _threads.work_per_thread or _threads.n == 1)
+
+
 # --- Report -------------------------------------------------------------------------------
 
 

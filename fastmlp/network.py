@@ -29,12 +29,13 @@ from ._validation import (
     check_output,
     real_array,
 )
-from .backends import current_kernels, threads_for
+from .backends import current_kernels, get_backend, threads_for
 from .initializers import Initializer
 from .kernels import catalogue
 from .layers import Dense
 from .losses import Loss
 from .parameters import Gradient, Layout, Parameters
+from .quick import GRADIENT_WORK, Quick
 from .workspaces import Workspaces
 
 if TYPE_CHECKING:
@@ -51,9 +52,6 @@ __all__ = ["GRADIENT_WORK", "MLP", "check_batch", "check_layers", "empty_network
 #: and a few tens of MB of workspace.
 WORK_PER_CALL = 2e8
 ROWS_PER_CALL = 16384
-
-#: Operations of a gradient in units of a forward pass: forward, BP2 and BP4.
-GRADIENT_WORK = 3
 
 
 class MLP:
@@ -157,6 +155,7 @@ class MLP:
         self._layout = Layout.of(layers, dtype)
         self._parameters = Parameters(self._layout)
         self._workspaces = Workspaces(self._layout)
+        self._quick: Quick | None = None  # where compiled kernels have run
 
     def __getstate__(self) -> dict[str, Any]:
         return {"layers": self.layers, "dtype": self.dtype, "parameters": self.get_parameters()}
@@ -260,6 +259,27 @@ class MLP:
         """Memory for kernels, of the calling thread."""
         return self._workspaces
 
+    def prepare_quick_calls(
+        self, loss: Loss | None = None, optimizer: Optimizer | None = None
+    ) -> None:
+        """Let calls that are like the last one leave out its checks, where they can.
+
+        Parameters
+        ----------
+        loss : Loss, optional
+            The loss that was checked.
+        optimizer : Optimizer, optional
+            The optimizer, which has this network.
+        """
+        if get_backend() != "cython":
+            return
+        if self._quick is None:
+            self._quick = Quick(self._parameters)
+        if loss is not None:
+            self._quick.remember(loss)
+        if optimizer is not None:
+            self._quick.prepare(optimizer)
+
     # --- Forward, loss and gradient -------------------------------------------------------
 
     def __call__(self, X: ArrayLike) -> Array:
@@ -275,6 +295,10 @@ class MLP:
         numpy.ndarray of shape (n_samples, n_out) or (n_out,)
             Outputs of the last layer.
         """
+        if self._quick is not None:
+            out = self._quick.forward(X)
+            if out is not None:
+                return out
         return self.forward(X)
 
     def forward(self, X: ArrayLike, out: Array | None = None) -> Array:
@@ -305,6 +329,8 @@ class MLP:
         else:
             check_output(out, shape, x, self._parameters.arena)
         self._forward_rows(x, out[np.newaxis] if single else out)
+        if single and self._quick is None:
+            self.prepare_quick_calls()
         return out
 
     def _forward_rows(self, x: Array, out: Array) -> None:
@@ -448,6 +474,10 @@ class MLP:
         TypeError, ValueError
             If an argument does not fit.
         """
+        if self._quick is not None and sample_weight is None:
+            answer = self._quick.value_and_grad(X, y, loss)
+            if answer is not None:
+                return answer[0], Gradient(self._layout, answer[1])
         objective, batch = make_batch(self, X, y, loss, sample_weight)
         n_threads = threads_for(GRADIENT_WORK * len(batch.x) * self._layout.work_per_sample)
         grad = Gradient(self._layout)
@@ -460,6 +490,7 @@ class MLP:
             workspace,
             n_threads,
         )
+        self.prepare_quick_calls(objective)
         return value, grad
 
     # --- Training -------------------------------------------------------------------------
@@ -498,6 +529,10 @@ class MLP:
         TypeError, ValueError
             If an argument does not fit; then nothing has changed.
         """
+        if self._quick is not None and sample_weight is None:
+            value = self._quick.train_step(X, y, loss, optimizer)
+            if value is not None:
+                return value
         from . import training
 
         return training.step(self, X, y, loss, sample_weight, optimizer)

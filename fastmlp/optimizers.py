@@ -210,6 +210,7 @@ class Optimizer(ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         field = self.__dataclass_fields__.get(name)
         super().__setattr__(name, _checked(field, value) if field else value)
+        vars(self)["_changes"] = self.changes + 1
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -235,11 +236,23 @@ class Optimizer(ABC):
         """Updates so far."""
         return self._step_count
 
+    @property
+    def changes(self) -> int:
+        """Number that grows whenever anything but the count of steps may have changed."""
+        return vars(self).get("_changes", 0)
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether the steps to come depend on nothing but their number."""
+        if self.average or self.clip_value or self.clip_norm:
+            return False
+        return not any(callable(getattr(self, name)) for name in _numbers(type(self)))
+
     def reset(self) -> None:
         """Forget the network, its state and the step count."""
         self._step_count = 0
-        self._products = dict.fromkeys(self.factors, 1.0)
-        self._next_products = self._products
+        self._first_step = 0  # of those that were prepared last
+        self._products = {name: [1.0] for name in self.factors}  # before each of them, and after
         self._owner: weakref.ref[Parameters] | None = None
         self._layout: Layout | None = None
         self._names: tuple[str, ...] = ()
@@ -320,7 +333,7 @@ class Optimizer(ABC):
             count, products of hyperparameters over the steps, and each entry of `state`
             as a vector of shape (n_parameters,). Hyperparameters are not part of it.
         """
-        products = {f"product_of_{name}": self._products[name] for name in self.factors}
+        products = {f"product_of_{name}": self._product(name) for name in self.factors}
         arrays = {name: entry.to_vector() for name, entry in self.state.items()}
         return {"step_count": self.step_count} | products | arrays
 
@@ -357,8 +370,9 @@ class Optimizer(ABC):
         other._step_count = check_integer("state['step_count']", count, minimum=0)
         for name in self.factors:
             key = f"product_of_{name}"
-            other._products[name] = check_real(f"state[{key!r}]", state[key], "[0, 1]")
-        vars(self).update(vars(other))
+            other._products[name] = [check_real(f"state[{key!r}]", state[key], "[0, 1]")]
+        other._first_step = other.step_count
+        vars(self).update(vars(other) | {"_changes": self.changes + 1})
 
     def averaged(self, net: MLP) -> MLP:
         """Copy a network with the average of its parameters, to be evaluated or saved.
@@ -432,8 +446,7 @@ class Optimizer(ABC):
         n_steps : int
             Number of steps.
         """
-        self._step_count += n_steps
-        self._products = self._next_products
+        vars(self)["_step_count"] += n_steps  # no change of what is to come
 
     def coefficients(self, n_steps: int, row: catalogue.Optimizer) -> NDArray[np.float64]:
         """Return the scalars of the next steps, in the order that the kernels read them.
@@ -455,7 +468,8 @@ class Optimizer(ABC):
         TypeError, ValueError
             If a schedule's value is not valid.
         """
-        self._next_products = {}
+        products = {name: [self._product(name)] for name in self.factors}
+        vars(self).update(_first_step=self.step_count, _products=products)
         columns = self._columns(row, n_steps)
         scalars = [columns[name] for name in row.coefficients]
         if n_steps == 1:
@@ -489,13 +503,17 @@ class Optimizer(ABC):
             check_real(f"{name} at step {first + k}", float(values[k]), interval)
         return values
 
+    def _product(self, name: str) -> float:
+        """Return the product of a hyperparameter over all steps so far."""
+        return self._products[name][self.step_count - self._first_step]
+
     def _products_of(self, name: str, factors: Any, n_steps: int) -> Any:
         """Return the product of a factor over all steps, up to each of the next ones."""
         # One after the other: the bits must not depend on how steps are grouped to calls.
         if not isinstance(factors, np.ndarray):
             factors = itertools.repeat(factors, n_steps)
-        products = list(itertools.accumulate(factors, operator.mul, initial=self._products[name]))
-        self._next_products[name] = float(products[-1])
+        products = list(itertools.accumulate(factors, operator.mul, initial=self._product(name)))
+        self._products[name] = [float(product) for product in products]
         return _column(products[1:])
 
 

@@ -549,5 +549,6 @@ def network_train(
             train_team(&net, &data, &step, &run, <double*> scratch.data, n_threads)
 
 
+include "_calls.pxi"
 include "_ceilings.pxi"
 include "_elementary.pxi"

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .catalogue import (
+    CACHE_LINE,
     CACHE_SET_SPAN,
     LAYER_COLUMNS,
     PACKED_BYTES,
@@ -31,7 +32,6 @@ __all__ = [
     "training_workspace_size",
 ]
 
-ALIGNMENT = 64
 N_IN, N_OUT = LAYER_COLUMNS.index("N_IN"), LAYER_COLUMNS.index("N_OUT")
 
 
@@ -72,8 +72,8 @@ def aligned_zeros(n: int, dtype: np.dtype | type | str) -> np.ndarray:
         A view into a slightly larger buffer.
     """
     dtype = np.dtype(dtype)
-    buffer = np.zeros(n * dtype.itemsize + ALIGNMENT, dtype=np.uint8)
-    start = -buffer.ctypes.data % ALIGNMENT
+    buffer = np.zeros(n * dtype.itemsize + CACHE_LINE, dtype=np.uint8)
+    start = -buffer.ctypes.data % CACHE_LINE
     return buffer[start : start + n * dtype.itemsize].view(dtype)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "ACTIVATIONS",
+    "CACHE_LINE",
     "CACHE_SET_SPAN",
     "CODES",
     "LAYER_COLUMNS",
@@ -480,6 +481,9 @@ OPTIMIZERS = (
 #: of elements in the arena, STRIDE is the distance between two rows of the weight.
 LAYER_COLUMNS = ("N_IN", "N_OUT", "WEIGHT", "STRIDE", "BIAS", "ACTIVATION")
 
+#: Bytes at a multiple of which every arena and workspace begins.
+CACHE_LINE = 64
+
 #: Rows are padded to a multiple of so many elements, hence to whole cache lines …
 ROW_MULTIPLE = 16
 
@@ -506,6 +510,7 @@ CODES: dict[str, int] = {
     "TAKES_Z": TAKES_Z,
     "LAYER_COLUMNS": len(LAYER_COLUMNS),
     "ROW_MULTIPLE": ROW_MULTIPLE,
+    "CACHE_LINE": CACHE_LINE,
     "CACHE_SET_SPAN": CACHE_SET_SPAN,
     "PANEL_WIDTH": PANEL_WIDTH,
     "ROW_BLOCK": ROW_BLOCK,

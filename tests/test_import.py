@@ -28,6 +28,7 @@ ORDER = (
     "workspaces",
     "schedules",
     "optimizers",
+    "quick",
     "network",
     "history",
     "metrics",
