@@ -42,9 +42,7 @@ class Quick:
         self._module = kernels.load_backend("cython")
         size = arena.training_workspace_size(layout.table, 1, layout.dtype.itemsize, 1)
         workspace = arena.aligned_zeros(size, layout.dtype)
-        self._caller = self._module.Caller(
-            layout.table, layout.alphas, parameters.arena, workspace
-        )
+        self._caller = self._module.Caller(layout.table, layout.alphas, parameters.arena, workspace)
         self._work = layout.work_per_sample
         self._n_out = int(layout.table[-1, kernels.catalogue.CODES["N_OUT"]])
         self._objectives: dict[str, Any] = {}
@@ -135,13 +133,13 @@ class Quick:
         if objective is None:
             return None
         owner, changes, first, rule = self._rule
-        if owner is not optimizer or changes != optimizer.changes:
+        if owner is None or owner is not optimizer or changes != owner.changes:
             return None
-        index = optimizer.step_count - first
+        index = owner.step_count - first
         if not 0 <= index < STEPS_AHEAD:
-            self.prepare(optimizer)
+            self.prepare(owner)
             index, rule = 0, self._rule[3]
         value = self._caller.train_step(x, y, objective, rule, index)
         if value is not None:
-            optimizer.advance(1)
+            owner.advance(1)
         return value

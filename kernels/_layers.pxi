@@ -39,6 +39,24 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     void transpose(const double* a, Py_ssize_t a_row, double* c, Py_ssize_t c_row)
     double dot(const double* a, const double* b, Py_ssize_t n)
 
+cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
+    void dot_rows(const float* w, Py_ssize_t w_row, Py_ssize_t rows, const float* d,
+                  Py_ssize_t columns, float* out)
+    void store_outer(const float* x, Py_ssize_t rows, const float* d, Py_ssize_t columns,
+                     float* out, Py_ssize_t out_row)
+    void sgd_outer(const float* x, Py_ssize_t rows, const float* d, Py_ssize_t columns,
+                   float* theta, Py_ssize_t theta_row, float learning_rate, float decay,
+                   bint skip)
+    bint all_finite(const float* d, Py_ssize_t n)
+    void dot_rows(const double* w, Py_ssize_t w_row, Py_ssize_t rows, const double* d,
+                  Py_ssize_t columns, double* out)
+    void store_outer(const double* x, Py_ssize_t rows, const double* d, Py_ssize_t columns,
+                     double* out, Py_ssize_t out_row)
+    void sgd_outer(const double* x, Py_ssize_t rows, const double* d, Py_ssize_t columns,
+                   double* theta, Py_ssize_t theta_row, double learning_rate, double decay,
+                   bint skip)
+    bint all_finite(const double* d, Py_ssize_t n)
+
 
 cdef struct Matrix:  # of floats or doubles, as the call says; a vector is one row
     void* data
@@ -433,16 +451,65 @@ cdef void backward_weight_single(
     const floating* x, const floating* delta, Update to
 ) noexcept nogil:
     """Update W with the outer product xδᵀ (BP4) and b with δ (BP3) of one sample."""
+    update_outer(x, delta, &to, 0, to.weight.rows, is_skippable(&to, delta))
+    update_row(&to, to.bias.data, to.bias_state, 0, delta, to.bias.columns)
+
+
+cdef void backward_single(
+    const floating* x, const floating* delta, Update to, Matrix weight, int activation,
+    floating alpha, const floating* y_or_z, floating* below,
+) noexcept nogil:
+    """Carry δ of one sample below a layer (BP2) and update the layer (BP3, BP4), in one sweep.
+
+    Beyond the columns of `weight` must be zeros, and beyond those of δ finite numbers, up
+    to a whole vector. `below` may be y_or_z.
+    """
     cdef floating grad[WIDE_TILE_SIZE]
-    cdef Py_ssize_t width = wide_tile_columns(grad)
+    cdef Py_ssize_t block, first, rows, width = vector_width(grad)
+    cdef bint skip = is_skippable(&to, delta)
+    for block in range(ceil_divide(weight.rows, width)):
+        first = block * width
+        rows = min(width, weight.rows - first)
+        dot_rows(
+            <const floating*> weight.data + first * weight.stride, weight.stride, rows, delta,
+            weight.columns, grad,
+        )
+        update_outer(x, delta, &to, first, rows, skip)
+        apply_derivative(y_or_z + first, rows, activation, alpha, grad)
+        copy_row(grad, rows, below + first)
+    update_row(&to, to.bias.data, to.bias_state, 0, delta, to.bias.columns)
+
+
+cdef inline bint is_skippable(const Update* to, const floating* delta) noexcept nogil:
+    """Return whether an input of 0 leaves its weights as they are, whatever δ."""
+    return (
+        to.optimizer == SGD and (<const floating*> to.coefficients)[1] == 0
+        and all_finite(delta, to.weight.columns)
+    )
+
+
+cdef inline void update_outer(
+    const floating* x, const floating* delta, const Update* to, Py_ssize_t first,
+    Py_ssize_t rows, bint skip,
+) noexcept nogil:
+    """Update some rows of W with the outer product xδᵀ (BP4) of one sample."""
+    cdef floating grad[WIDE_TILE_SIZE]
+    cdef Py_ssize_t width = wide_tile_columns(grad), stride = to.weight.stride
     cdef Py_ssize_t k, j, block, column, columns
-    for k in range(to.weight.rows):
+    cdef floating* theta = <floating*> to.weight.data + first * stride
+    cdef const floating* c = <const floating*> to.coefficients
+    if to.optimizer == STORE and not to.averages:
+        store_outer(x + first, rows, delta, to.weight.columns, theta, stride)
+        return
+    if to.optimizer == SGD and not to.averages:
+        sgd_outer(
+            x + first, rows, delta, to.weight.columns, theta, stride, c[0], c[1], skip
+        )
+        return
+    for k in range(first, first + rows):
         for block in range(ceil_divide(to.weight.columns, width)):
             column = block * width
             columns = min(width, to.weight.columns - column)
             for j in range(columns):
                 grad[j] = x[k] * delta[column + j]
-            update_row(
-                &to, to.weight.data, to.weight_state, k * to.weight.stride + column, grad, columns
-            )
-    update_row(&to, to.bias.data, to.bias_state, 0, delta, to.bias.columns)
+            update_row(to, to.weight.data, to.weight_state, k * stride + column, grad, columns)

@@ -363,15 +363,15 @@ cdef void forward_layer_for_gradient(
         forward_layer(net, index, activation, x, out, panel, single)
 
 
-cdef void sweep_rows(
+cdef void sweep_up(
     const Network* net, const Data* batch, Py_ssize_t first, Py_ssize_t last,
     floating* workspace, floating* panel,
 ) noexcept nogil:
-    """Take rows forward through all layers, to their losses, and their δ back down."""
+    """Take rows forward through all layers, to their losses and their first δ (BP1)."""
     cdef Py_ssize_t n = batch.x.rows, index, top = net.n_layers - 1
     cdef Data part = part_of(batch, first, last, workspace)
     cdef Matrix source = rows_between(inputs_of(net, batch, workspace), first, last, workspace)
-    cdef Matrix output, delta, below
+    cdef Matrix output, delta
     if batch.order is not NULL:
         gather_rows(&part, source, workspace)
     for index in range(top):
@@ -386,18 +386,63 @@ cdef void sweep_rows(
     loss_gradients_of_rows(&part, output, delta, workspace)
     if takes_z(activation_of(net, top)):  # y has given its loss: z takes its place
         forward_layer(net, top, IDENTITY, source, output, panel, n == 1)
-    differentiate_rows(  # BP1
+    differentiate_rows(
         output, delta, activation_of(net, top), <floating> net.alphas[top], delta
     )
+
+
+cdef inline Matrix known_of(
+    const Network* net, Py_ssize_t index, Py_ssize_t n, floating* workspace
+) noexcept nogil:
+    """Return what the derivative of a layer's activation is taken from, y or z."""
+    return output_of(net, index, n, takes_z(activation_of(net, index)), workspace)
+
+
+cdef void sweep_down(
+    const Network* net, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last, floating* workspace,
+    floating* panel,
+) noexcept nogil:
+    """Carry δ of rows down to the first layer (BP2)."""
+    cdef Py_ssize_t index, top = net.n_layers - 1
+    cdef Matrix below, known
+    cdef Matrix delta = rows_between(
+        output_of(net, top, n, True, workspace), first, last, workspace
+    )
     for index in range(top, 0, -1):
+        known = rows_between(known_of(net, index - 1, n, workspace), first, last, workspace)
         below = rows_between(output_of(net, index - 1, n, True, workspace), first, last, workspace)
-        output = below
-        if not takes_z(activation_of(net, index - 1)):
-            output = rows_between(
-                output_of(net, index - 1, n, False, workspace), first, last, workspace
-            )
-        carry_delta(net, index, delta, output, below, panel, n == 1)
+        carry_delta(net, index, delta, known, below, panel, n == 1)
         delta = below
+
+
+cdef void sweep_down_single(
+    const Network* net, const Data* batch, const Step* step, floating* workspace
+) noexcept nogil:
+    """Carry δ of one sample down (BP2) and update each layer as it passes (BP3, BP4)."""
+    cdef Py_ssize_t index, j
+    cdef Matrix source, delta, weight
+    cdef Update to
+    cdef int below
+    for index in range(net.n_layers - 1, -1, -1):
+        delta = output_of(net, index, 1, True, workspace)
+        to = update_of(layer_of(net, index), step, workspace)
+        if index == 0:
+            source = inputs_of(net, batch, workspace)
+            backward_weight_single(
+                <const floating*> source.data, <const floating*> delta.data, to
+            )
+            return
+        for j in range(delta.columns, delta.stride):  # sums are of whole vectors
+            (<floating*> delta.data)[j] = 0
+        source = output_of(net, index - 1, 1, False, workspace)
+        weight = weight_in(layer_of(net, index), net.parameters, workspace)
+        below = activation_of(net, index - 1)
+        backward_single(
+            <const floating*> source.data, <const floating*> delta.data, to, weight, below,
+            <floating> net.alphas[index - 1],
+            <const floating*> known_of(net, index - 1, 1, workspace).data,
+            <floating*> output_of(net, index - 1, 1, True, workspace).data,
+        )
 
 
 cdef inline Update update_of(
@@ -528,10 +573,17 @@ cdef void train_step(
     cdef floating* panels = losses + ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
     cdef Py_ssize_t room = (step.workspace_size - (panels - workspace)) // n_threads
     room -= room % ROW_MULTIPLE
+    cdef bint single = n == 1 and step.grad is NULL
     if first < last:
-        sweep_rows(net, batch, first, last, workspace, panels + thread * room)
+        sweep_up(net, batch, first, last, workspace, panels + thread * room)
+        if single:
+            sweep_down_single(net, batch, step, workspace)
+        else:
+            sweep_down(net, n, first, last, workspace, panels + thread * room)
     team_barrier()
-    if step.grad is NULL:
+    if single:
+        pass
+    elif step.grad is NULL:
         update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
     else:
         update_layers_clipped(net, batch, step, workspace, panels, room, thread, n_threads)

@@ -26,6 +26,10 @@ cdef extern from "elementary.hpp" namespace "fastmlp" nogil:
     float fast_tanh(float z)
     double fast_tanh(double z)
 
+cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
+    float sgd(float theta, float grad, float learning_rate, float decay)
+    double sgd(double theta, double grad, double learning_rate, double decay)
+
 cdef extern from "<cmath>" namespace "std" nogil:
     float fabs(float z)
     double fabs(double z)
@@ -677,12 +681,6 @@ cdef inline void loss_gradient(
 
 
 # --- Updates: one step of θ, from the coefficients in the order of the catalogue ----------
-
-cdef inline floating sgd(
-    floating theta, floating grad, floating learning_rate, floating decay
-) noexcept nogil:
-    return theta - learning_rate * (grad + decay * theta)
-
 
 cdef inline floating momentum(
     floating theta,

@@ -1,0 +1,237 @@
+"""Plain single samples skip the checks, and give what the way through the checks gives."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import fastmlp as fm
+from fastmlp import quick
+
+pytestmark = pytest.mark.skipif(
+    not fm.kernels.has_compiled_kernels(), reason="only compiled kernels are called quickly"
+)
+
+SIZES = (5, 9, 7, 3)
+DTYPES = ("float32", "float64")
+OPTIMIZERS = {
+    "sgd": lambda: fm.SGD(0.1),
+    "decay": lambda: fm.SGD(0.1, weight_decay=0.01),
+    "heavy_ball": lambda: fm.SGD(0.1, 0.9),
+    "adam": lambda: fm.Adam(0.01),
+    "nadam": lambda: fm.NAdam(0.01),
+    "schedule": lambda: fm.SGD(fm.schedules.InverseTime(0.1, 10)),
+    "clipped": lambda: fm.SGD(0.1, clip_norm=0.1),
+    "average": lambda: fm.SGD(0.1, average=fm.ParameterAverage()),
+}
+
+
+@pytest.fixture(autouse=True)
+def compiled():
+    with fm.use_backend("cython"):
+        yield
+
+
+def make_net(dtype="float32", activation="tanh", sizes=SIZES):
+    return fm.MLP.from_sizes(sizes, activation, dtype=dtype, seed=0)
+
+
+def samples(dtype="float32", n=7, n_in=SIZES[0]):
+    return np.random.default_rng(1).normal(size=(n, n_in)).astype(dtype)
+
+
+@pytest.fixture
+def count_quick(monkeypatch):
+    """Count the quick calls that gave an answer."""
+    answered = []
+
+    def counted(name):
+        method = getattr(quick.Quick, name)
+
+        def call(self, *arguments):
+            answer = method(self, *arguments)
+            answered.extend([name] * (answer is not None))
+            return answer
+
+        monkeypatch.setattr(quick.Quick, name, call)
+
+    for name in ("forward", "value_and_grad", "train_step"):
+        counted(name)
+    return answered
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_outputs_are_those_of_forward(count_quick, dtype, activation):
+    net, X = make_net(dtype, activation), samples(dtype)
+    for x in X:
+        np.testing.assert_array_equal(net(x), net.forward(x))
+    assert count_quick == ["forward"] * (len(X) - 1)  # the first call checks and prepares
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        lambda x: x.tolist(),
+        lambda x: x.astype(np.float64),
+        lambda x: x.astype(">f4"),
+        lambda x: np.repeat(x, 2)[::2],
+        lambda x: x[::-1].copy()[::-1],
+        lambda x: np.ma.array(x),
+        lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32),
+        lambda x: x[None],
+    ],
+    ids=["list", "float64", "swapped", "strided", "reversed", "masked", "unaligned", "batch"],
+)
+def test_what_is_not_plain_takes_the_other_way(count_quick, strange):
+    net, x = make_net(), samples()[0]
+    expected = net.forward(x)
+    np.testing.assert_array_equal(np.squeeze(net(strange(x))), expected)
+    assert not count_quick
+
+
+@pytest.mark.parametrize("wrong", [np.ones(4, "f4"), np.ones((2, 4), "f4"), "text", None])
+def test_what_is_wrong_is_refused_as_ever(wrong):
+    net = make_net()
+    with pytest.raises((TypeError, ValueError)) as before:
+        net(wrong)
+    net(samples()[0])
+    with pytest.raises(type(before.value)) as after:
+        net(wrong)
+    assert str(after.value) == str(before.value)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        ("cross_entropy", lambda dtype: 2),
+        ("hinge", lambda dtype: 1),
+        ("quadratic", lambda dtype: np.arange(3, dtype=dtype)),
+        ("huber", lambda dtype: np.arange(3, dtype=dtype)),
+        ("poisson", lambda dtype: np.arange(3, dtype=dtype)),
+        ("cross_entropy", lambda dtype: np.array([0.5, 0.25, 0.25], dtype)),
+    ],
+)
+def test_gradient_is_that_of_a_first_call(count_quick, dtype, loss, target):
+    x, y = samples(dtype)[0], target(dtype)
+    first, second = make_net(dtype), make_net(dtype)
+    expected = first.value_and_grad(x, y, loss)
+    second.value_and_grad(x, y, loss)
+    value, grad = second.value_and_grad(x, y, loss)
+    assert value == expected[0]
+    np.testing.assert_array_equal(grad.arena, expected[1].arena)
+    assert grad.arena.ctypes.data % 64 == 0
+    unchecked = isinstance(y, int) or loss in ("quadratic", "huber")
+    assert ("value_and_grad" in count_quick) == unchecked
+
+
+def test_labels_out_of_range_are_refused():
+    net, x = make_net(), samples()[0]
+    net.value_and_grad(x, 2)
+    for label in (3, -1, 1.0, np.int64(3)):
+        with pytest.raises((TypeError, ValueError)):
+            net.value_and_grad(x, label)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_those_of_fit(count_quick, dtype, name):
+    X = samples(dtype, 150)
+    y = np.random.default_rng(2).integers(3, size=150)
+    stepped, fitted = make_net(dtype), make_net(dtype)
+    optimizer, other = OPTIMIZERS[name](), OPTIMIZERS[name]()
+    losses = [stepped.train_step(x, int(t), optimizer=optimizer) for x, t in zip(X, y, strict=True)]
+    history = fitted.fit(X, y, optimizer=other, epochs=1, batch_size=1, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(stepped.get_parameters(), fitted.get_parameters())
+    assert optimizer.step_count == other.step_count == 150
+    np.testing.assert_allclose(np.mean(losses), history.loss[0], rtol=1e-6)
+    is_quick = name not in ("schedule", "clipped", "average")
+    assert ("train_step" in count_quick) == is_quick
+
+
+def test_a_changed_optimizer_is_noticed():
+    X = samples(n=12)
+    nets = make_net(), make_net()
+    optimizers = fm.Adam(0.01), fm.Adam(0.01)
+    for k, x in enumerate(X):
+        if k == 5:
+            for optimizer in optimizers:
+                optimizer.learning_rate = 0.1
+        if k == 8:
+            for optimizer in optimizers:
+                optimizer.reset()
+        nets[0].train_step(x, 1, optimizer=optimizers[0])
+        nets[1].train_step(x[None], [1], optimizer=optimizers[1])  # never quick
+        np.testing.assert_array_equal(*(net.get_parameters() for net in nets))
+    state = optimizers[0].state_dict()
+    optimizers[0].load_state_dict(state, nets[0])
+    for net, optimizer, x in zip(nets, optimizers, (X[0], X[:1]), strict=True):
+        net.train_step(x, [1][: x.ndim - 1] or 1, optimizer=optimizer)
+    np.testing.assert_array_equal(*(net.get_parameters() for net in nets))
+
+
+def test_a_foreign_optimizer_is_refused():
+    optimizer, x = fm.SGD(0.1), samples()[0]
+    first, second = make_net(), make_net()
+    for _ in range(3):
+        first.train_step(x, 1, optimizer=optimizer)
+    second.train_step(x, 1, optimizer=fm.SGD(0.1))
+    with pytest.raises(ValueError, match="another network"):
+        second.train_step(x, 1, optimizer=optimizer)
+
+
+def test_copies_are_independent():
+    net, x = make_net(), samples()[0]
+    before = net(x)
+    other = copy.deepcopy(net)
+    net.set_parameters(np.zeros(net.n_parameters, np.float32))
+    np.testing.assert_array_equal(other(x), before)
+    assert not net(x).any()
+
+
+def test_the_backend_in_context_is_used(count_quick):
+    net, x = make_net(), samples()[0]
+    net(x)
+    with fm.use_backend("numpy"):
+        net(x)
+    assert not count_quick
+    net(x)
+    assert count_quick == ["forward"]
+
+
+def test_threads_share_a_network():
+    net, X = make_net(sizes=(5, 200, 200, 3)), samples(n=400)
+    expected = np.array([net(x) for x in X])
+    with ThreadPoolExecutor(8) as pool:
+        np.testing.assert_array_equal(list(pool.map(net, X)), expected)
+        pairs = list(pool.map(lambda x: net.value_and_grad(x, 1), X))
+    for x, (value, grad) in zip(X[:20], pairs, strict=False):
+        again = net.value_and_grad(x, 1)
+        assert value == again[0]
+        np.testing.assert_array_equal(grad.arena, again[1].arena)
+
+
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+def test_rows_that_are_left_out_do_not_hide_what_is_not_finite(strange):
+    net, x = make_net(activation="relu"), samples()[0]
+    x[::2] = 0
+    net.weights[-1][0, 0] = strange
+    net.biases[0][...] = 1  # all units are on
+    for _ in range(2):
+        net.train_step(x, 1, optimizer=fm.SGD(0.1))
+    assert np.isnan(net.weights[0]).any()
+
+
+def test_zeros_of_the_input_leave_their_weights():
+    net, x = make_net(), samples()[0]
+    x[1] = 0
+    before = net.weights[0].copy()
+    optimizer = fm.SGD(0.1)
+    for _ in range(3):
+        net.train_step(x, 1, optimizer=optimizer)
+    np.testing.assert_array_equal(net.weights[0][:, 1], before[:, 1])
+    assert (net.weights[0][:, 0] != before[:, 0]).all()
