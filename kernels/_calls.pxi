@@ -157,7 +157,11 @@ cdef class Caller:
         cdef cnp.ndarray grad
         if not self.describe(x, y, objective, &label, &data):
             return None
-        grad = aligned_zeros_like(self.parameters)
+        grad = aligned_like(self.parameters)
+        if self.kind == cnp.NPY_FLOAT32:
+            clear_arena_padding(&self.net, <float*> cnp.PyArray_DATA(grad))
+        else:
+            clear_arena_padding(&self.net, <double*> cnp.PyArray_DATA(grad))
         step = storing_step(cnp.PyArray_DATA(grad))
         return self.run(&data, &step), grad
 
@@ -183,11 +187,11 @@ cdef class Caller:
         return self.run(&data, &step)
 
 
-cdef cnp.ndarray aligned_zeros_like(cnp.ndarray vector):
-    """Return a new vector of zeros that begins at a cache line."""
+cdef cnp.ndarray aligned_like(cnp.ndarray vector):
+    """Return a new vector, not filled, that begins at a cache line."""
     cdef cnp.npy_intp n = cnp.PyArray_DIM(vector, 0), padding = ROW_MULTIPLE
     cdef cnp.npy_intp size = n + padding
-    cdef cnp.ndarray block = cnp.PyArray_ZEROS(1, &size, cnp.PyArray_TYPE(vector), 0)
+    cdef cnp.ndarray block = cnp.PyArray_EMPTY(1, &size, cnp.PyArray_TYPE(vector), 0)
     cdef cnp.npy_intp itemsize = cnp.PyArray_ITEMSIZE(block)
     cdef size_t skipped = -<size_t> cnp.PyArray_DATA(block) % CACHE_LINE
     cdef cnp.ndarray view = cnp.PyArray_SimpleNewFromData(

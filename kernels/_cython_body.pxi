@@ -183,15 +183,14 @@ def dense_forward_single(
     cnp.ndarray out,
 ):
     """Run one dense layer on one sample: a = σ(x·weight + bias)."""
-    cdef void* source = matrix_of(x, x).data
+    cdef Matrix source = matrix_of(x, x), sink = writable(out, x)
     cdef Matrix w = matrix_of(weight, x), b = matrix_of(bias, x)
-    cdef void* sink = writable(out, x).data
     cdef bint single = is_single(x)
     with nogil:
         if single:
-            forward_single(<float*> source, w, b, activation, <float> alpha, <float*> sink)
+            forward_few(source, w, b, activation, <float> alpha, sink)
         else:
-            forward_single(<double*> source, w, b, activation, alpha, <double*> sink)
+            forward_few(source, w, b, activation, alpha, sink)
 
 
 def dense_backward_input(
@@ -287,15 +286,14 @@ def dense_backward_weight_single(
     cnp.ndarray x, cnp.ndarray delta, cnp.ndarray grad_weight, cnp.ndarray grad_bias
 ):
     """Form one sample's gradient of one layer: x δᵀ (BP4) and δ (BP3)."""
-    cdef void* inputs = matrix_of(x, x).data
-    cdef void* deltas = matrix_of(delta, x).data
+    cdef Matrix inputs = matrix_of(x, x), deltas = matrix_of(delta, x)
     cdef Update to = storing(grad_weight, grad_bias, x)
     cdef bint single = is_single(x)
     with nogil:
         if single:
-            backward_weight_single(<float*> inputs, <float*> deltas, to)
+            backward_weight_few(inputs, deltas, to, 0, 1, FLOATS)
         else:
-            backward_weight_single(<double*> inputs, <double*> deltas, to)
+            backward_weight_few(inputs, deltas, to, 0, 1, DOUBLES)
 
 
 def loss_forward(

@@ -8,6 +8,7 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     cdef enum:
         TILE_ROWS
         TILE_SIZE
+        WIDE_TILE_ROWS
         WIDE_TILE_SIZE
     # As overloads: Cython does not deduce a template's type from an array.
     Py_ssize_t vector_width(const float* kind)
@@ -20,8 +21,9 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     void multiply(const float* start, const float* a, Py_ssize_t a_row, Py_ssize_t a_step,
                   const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
                   Py_ssize_t rows, Py_ssize_t columns)
-    void multiply_wide(const float* start, const float* a, const float* b, Py_ssize_t b_step,
-                       Py_ssize_t depth, float* c, Py_ssize_t columns)
+    void multiply_wide(const float* start, const float* a, Py_ssize_t a_row, const float* b,
+                       Py_ssize_t b_step, Py_ssize_t depth, float* c, Py_ssize_t rows,
+                       Py_ssize_t columns)
     void transpose(const float* a, Py_ssize_t a_row, float* c, Py_ssize_t c_row)
     float dot(const float* a, const float* b, Py_ssize_t n)
     Py_ssize_t vector_width(const double* kind)
@@ -34,27 +36,30 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     void multiply(const double* start, const double* a, Py_ssize_t a_row, Py_ssize_t a_step,
                   const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
                   Py_ssize_t rows, Py_ssize_t columns)
-    void multiply_wide(const double* start, const double* a, const double* b, Py_ssize_t b_step,
-                       Py_ssize_t depth, double* c, Py_ssize_t columns)
+    void multiply_wide(const double* start, const double* a, Py_ssize_t a_row, const double* b,
+                       Py_ssize_t b_step, Py_ssize_t depth, double* c, Py_ssize_t rows,
+                       Py_ssize_t columns)
     void transpose(const double* a, Py_ssize_t a_row, double* c, Py_ssize_t c_row)
     double dot(const double* a, const double* b, Py_ssize_t n)
 
 cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
     void dot_rows(const float* w, Py_ssize_t w_row, Py_ssize_t rows, const float* d,
                   Py_ssize_t columns, float* out)
-    void store_outer(const float* x, Py_ssize_t rows, const float* d, Py_ssize_t columns,
-                     float* out, Py_ssize_t out_row)
-    void sgd_outer(const float* x, Py_ssize_t rows, const float* d, Py_ssize_t columns,
-                   float* theta, Py_ssize_t theta_row, float learning_rate, float decay,
-                   bint skip)
+    void store_outer(const float* x, Py_ssize_t x_row, const float* d, Py_ssize_t d_row,
+                     Py_ssize_t n, Py_ssize_t rows, Py_ssize_t columns, float* out,
+                     Py_ssize_t out_row)
+    void sgd_outer(const float* x, Py_ssize_t x_row, const float* d, Py_ssize_t d_row,
+                   Py_ssize_t n, Py_ssize_t rows, Py_ssize_t columns, float* theta,
+                   Py_ssize_t theta_row, float learning_rate, float decay, bint skip)
     bint all_finite(const float* d, Py_ssize_t n)
     void dot_rows(const double* w, Py_ssize_t w_row, Py_ssize_t rows, const double* d,
                   Py_ssize_t columns, double* out)
-    void store_outer(const double* x, Py_ssize_t rows, const double* d, Py_ssize_t columns,
-                     double* out, Py_ssize_t out_row)
-    void sgd_outer(const double* x, Py_ssize_t rows, const double* d, Py_ssize_t columns,
-                   double* theta, Py_ssize_t theta_row, double learning_rate, double decay,
-                   bint skip)
+    void store_outer(const double* x, Py_ssize_t x_row, const double* d, Py_ssize_t d_row,
+                     Py_ssize_t n, Py_ssize_t rows, Py_ssize_t columns, double* out,
+                     Py_ssize_t out_row)
+    void sgd_outer(const double* x, Py_ssize_t x_row, const double* d, Py_ssize_t d_row,
+                   Py_ssize_t n, Py_ssize_t rows, Py_ssize_t columns, double* theta,
+                   Py_ssize_t theta_row, double learning_rate, double decay, bint skip)
     bint all_finite(const double* d, Py_ssize_t n)
 
 
@@ -395,14 +400,18 @@ cdef inline void update_row(
         )
 
 
-cdef void forward_single(
-    const floating* x, Matrix weight, Matrix bias, int activation, floating alpha, floating* out
+cdef void forward_few(
+    Matrix x, Matrix weight, Matrix bias, int activation, floating alpha, Matrix out
 ) noexcept nogil:
-    """Compute a = σ(xW + b) of one sample, the rows of W swept once per wide column block."""
+    """Compute a = σ(xW + b) of WIDE_TILE_ROWS samples at most.
+
+    The rows of W are swept once per wide column block.
+    """
     cdef floating sums[WIDE_TILE_SIZE]
     cdef floating start[WIDE_TILE_SIZE]
-    cdef Py_ssize_t width = wide_tile_columns(sums)
-    cdef Py_ssize_t block, column, columns, k, j
+    cdef Py_ssize_t width = wide_tile_columns(sums), step = weight.stride
+    cdef Py_ssize_t block, column, columns, r, k, j
+    cdef const floating* rows = <const floating*> x.data
     cdef const floating* source
     for block in range(ceil_divide(weight.columns, width)):
         column = block * width
@@ -410,15 +419,22 @@ cdef void forward_single(
         source = <const floating*> weight.data + column
         for j in range(width):
             start[j] = (<const floating*> bias.data)[column + j] if j < columns else 0
-        if column + whole_vectors(columns, out) <= weight.readable:
-            multiply_wide(start, x, source, weight.stride, weight.rows, sums, columns)
+        if column + whole_vectors(columns, sums) <= weight.readable:
+            multiply_wide(
+                start, rows, x.stride, source, step, weight.rows, sums, x.rows, columns
+            )
         else:
-            for j in range(columns):
-                sums[j] = start[j]
-            for k in range(weight.rows):
+            for r in range(x.rows):
                 for j in range(columns):
-                    sums[j] += x[k] * source[k * weight.stride + j]
-        activate(sums, columns, activation, alpha, out + column)
+                    sums[r * width + j] = start[j]
+                for k in range(weight.rows):
+                    for j in range(columns):
+                        sums[r * width + j] += rows[r * x.stride + k] * source[k * step + j]
+        for r in range(x.rows):
+            activate(
+                sums + r * width, columns, activation, alpha,
+                <floating*> out.data + r * out.stride + column,
+            )
 
 
 cdef void backward_input_single(
@@ -447,69 +463,123 @@ cdef void backward_input_single(
         copy_row(grad, rows, out + first)
 
 
-cdef void backward_weight_single(
-    const floating* x, const floating* delta, Update to
+cdef void backward_input_few(
+    Matrix delta, Matrix weight, Matrix y_or_z, int activation, floating alpha, Matrix out
 ) noexcept nogil:
-    """Update W with the outer product xδᵀ (BP4) and b with δ (BP3) of one sample."""
-    update_outer(x, delta, &to, 0, to.weight.rows, is_skippable(&to, delta))
-    update_row(&to, to.bias.data, to.bias_state, 0, delta, to.bias.columns)
+    """Compute δWᵀ ⊙ σ' of a few samples (BP2), a block of rows of W at a time.
+
+    Beyond the columns of `weight` must be zeros, and beyond those of δ finite numbers, up
+    to a whole vector. out may be y_or_z.
+    """
+    cdef floating grad[WIDE_TILE_SIZE]
+    cdef Py_ssize_t block, first, rows, row, width = vector_width(grad)
+    for block in range(ceil_divide(weight.rows, width)):
+        first = block * width
+        rows = min(width, weight.rows - first)
+        for row in range(delta.rows):
+            dot_rows(
+                <const floating*> weight.data + first * weight.stride, weight.stride, rows,
+                <const floating*> delta.data + row * delta.stride, weight.columns, grad,
+            )
+            apply_derivative(
+                <const floating*> y_or_z.data + row * y_or_z.stride + first, rows, activation,
+                alpha, grad,
+            )
+            copy_row(grad, rows, <floating*> out.data + row * out.stride + first)
+
+
+cdef void backward_weight_few(
+    Matrix x, Matrix delta, Update to, int thread, int n_threads, floating* kind
+) noexcept nogil:
+    """Update this thread's rows of W with xᵀδ (BP4), and b with Σδ (BP3), of a few samples.
+
+    Where a batch is small, tiles are all beginning and end; here W is swept row by row.
+    """
+    cdef floating grad[WIDE_TILE_SIZE]
+    cdef Py_ssize_t first = to.weight.rows * thread // n_threads
+    cdef Py_ssize_t last = to.weight.rows * (thread + 1) // n_threads
+    update_outer(x, delta, &to, first, last - first, is_skippable(&to, delta, kind), kind)
+    if thread == 0:
+        update_outer_row(NULL, 0, delta, &to, to.bias.data, to.bias_state, 0, grad)
 
 
 cdef void backward_single(
-    const floating* x, const floating* delta, Update to, Matrix weight, int activation,
-    floating alpha, const floating* y_or_z, floating* below,
+    Matrix x, Matrix delta, Update to, Matrix weight, int activation, floating alpha,
+    const floating* y_or_z, floating* below,
 ) noexcept nogil:
     """Carry δ of one sample below a layer (BP2) and update the layer (BP3, BP4), in one sweep.
 
-    Beyond the columns of `weight` must be zeros, and beyond those of δ finite numbers, up
-    to a whole vector. `below` may be y_or_z.
+    Padding is as for backward_input_few. `below` may be y_or_z.
     """
     cdef floating grad[WIDE_TILE_SIZE]
     cdef Py_ssize_t block, first, rows, width = vector_width(grad)
-    cdef bint skip = is_skippable(&to, delta)
+    cdef bint skip = is_skippable(&to, delta, below)
     for block in range(ceil_divide(weight.rows, width)):
         first = block * width
         rows = min(width, weight.rows - first)
         dot_rows(
-            <const floating*> weight.data + first * weight.stride, weight.stride, rows, delta,
-            weight.columns, grad,
+            <const floating*> weight.data + first * weight.stride, weight.stride, rows,
+            <const floating*> delta.data, weight.columns, grad,
         )
-        update_outer(x, delta, &to, first, rows, skip)
+        update_outer(x, delta, &to, first, rows, skip, below)
         apply_derivative(y_or_z + first, rows, activation, alpha, grad)
         copy_row(grad, rows, below + first)
-    update_row(&to, to.bias.data, to.bias_state, 0, delta, to.bias.columns)
+    update_row(
+        &to, to.bias.data, to.bias_state, 0, <const floating*> delta.data, to.bias.columns
+    )
 
 
-cdef inline bint is_skippable(const Update* to, const floating* delta) noexcept nogil:
-    """Return whether an input of 0 leaves its weights as they are, whatever δ."""
+cdef inline bint is_skippable(const Update* to, Matrix delta, floating* kind) noexcept nogil:
+    """Return whether an input of 0 leaves its weights as they are, whatever δ of one sample."""
     return (
-        to.optimizer == SGD and (<const floating*> to.coefficients)[1] == 0
-        and all_finite(delta, to.weight.columns)
+        delta.rows == 1 and to.optimizer == SGD and (<const floating*> to.coefficients)[1] == 0
+        and all_finite(<const floating*> delta.data, delta.columns)
     )
 
 
 cdef inline void update_outer(
-    const floating* x, const floating* delta, const Update* to, Py_ssize_t first,
-    Py_ssize_t rows, bint skip,
+    Matrix x, Matrix delta, const Update* to, Py_ssize_t first, Py_ssize_t rows, bint skip,
+    floating* kind,
 ) noexcept nogil:
-    """Update some rows of W with the outer product xδᵀ (BP4) of one sample."""
+    """Update some rows of W with xᵀδ (BP4)."""
     cdef floating grad[WIDE_TILE_SIZE]
-    cdef Py_ssize_t width = wide_tile_columns(grad), stride = to.weight.stride
-    cdef Py_ssize_t k, j, block, column, columns
+    cdef Py_ssize_t k, stride = to.weight.stride
+    cdef const floating* source = <const floating*> x.data + first
+    cdef const floating* deltas = <const floating*> delta.data
     cdef floating* theta = <floating*> to.weight.data + first * stride
     cdef const floating* c = <const floating*> to.coefficients
     if to.optimizer == STORE and not to.averages:
-        store_outer(x + first, rows, delta, to.weight.columns, theta, stride)
+        store_outer(
+            source, x.stride, deltas, delta.stride, x.rows, rows, delta.columns, theta, stride
+        )
         return
     if to.optimizer == SGD and not to.averages:
         sgd_outer(
-            x + first, rows, delta, to.weight.columns, theta, stride, c[0], c[1], skip
+            source, x.stride, deltas, delta.stride, x.rows, rows, delta.columns, theta, stride,
+            c[0], c[1], skip,
         )
         return
     for k in range(first, first + rows):
-        for block in range(ceil_divide(to.weight.columns, width)):
-            column = block * width
-            columns = min(width, to.weight.columns - column)
+        update_outer_row(
+            <const floating*> x.data + k, x.stride, delta, to, to.weight.data, to.weight_state,
+            k * stride, grad,
+        )
+
+
+cdef inline void update_outer_row(
+    const floating* x, Py_ssize_t x_row, Matrix delta, const Update* to, void* theta,
+    void* state, Py_ssize_t at, floating* grad,
+) noexcept nogil:
+    """Update a row of W, or of b where x is NULL for an input of 1, block by block."""
+    cdef Py_ssize_t block, column, columns, row, j, width = wide_tile_columns(grad)
+    cdef const floating* source
+    cdef floating factor
+    for block in range(ceil_divide(delta.columns, width)):
+        column = block * width
+        columns = min(width, delta.columns - column)
+        for row in range(delta.rows):
+            source = <const floating*> delta.data + row * delta.stride + column
+            factor = x[row * x_row] if x is not NULL else 1
             for j in range(columns):
-                grad[j] = x[k] * delta[column + j]
-            update_row(to, to.weight.data, to.weight_state, k * stride + column, grad, columns)
+                grad[j] = factor * source[j] + (grad[j] if row else 0)
+        update_row(to, theta, state, at + column, grad, columns)

@@ -6,6 +6,11 @@
 # Two barriers a step stand where rows and columns meet; two more where a gradient is clipped,
 # which must be there as a whole before the first weight changes.
 
+cdef enum:  # samples of a batch, whatever part of it a thread has
+    SWEPT_ROWS = 8  # up to which ∂W is made row by row of W, not by tiles
+    DOTTED_ROWS = 4  # up to which BP2 takes rows of W as they lie, not transposed
+
+
 cdef struct Network:
     Py_ssize_t n_layers
     const int64_t* table
@@ -67,6 +72,14 @@ cdef inline Matrix matrix_at(
     return matrix
 
 
+cdef inline void clear_padding(Matrix matrix, floating* kind) noexcept nogil:
+    """Set what follows the columns to 0: sums of whole vectors take it in."""
+    cdef Py_ssize_t row, j
+    for row in range(matrix.rows):
+        for j in range(matrix.columns, matrix.stride):
+            (<floating*> matrix.data)[row * matrix.stride + j] = 0
+
+
 cdef inline const int64_t* layer_of(const Network* net, Py_ssize_t index) noexcept nogil:
     return net.table + index * LAYER_COLUMNS
 
@@ -85,17 +98,15 @@ cdef inline int activation_of(const Network* net, Py_ssize_t index) noexcept nog
 
 cdef inline void forward_layer(
     const Network* net, Py_ssize_t index, int activation, Matrix x, Matrix out, floating* panel,
-    bint single,
+    bint few,
 ) noexcept nogil:
     """Run a layer, or for IDENTITY its z only, on rows of one thread."""
     cdef const int64_t* layer = layer_of(net, index)
     cdef Matrix weight = weight_in(layer, net.parameters, panel)
     cdef Matrix bias = bias_in(layer, net.parameters, panel)
     cdef floating alpha = <floating> net.alphas[index]
-    if single:
-        forward_single(
-            <const floating*> x.data, weight, bias, activation, alpha, <floating*> out.data
-        )
+    if few:
+        forward_few(x, weight, bias, activation, alpha, out)
     else:
         forward_tiles(x, weight, bias, activation, alpha, out, panel, 0, 1)
 
@@ -130,7 +141,7 @@ cdef void forward_blocks(
                 )
             forward_layer(
                 net, index, activation_of(net, index), source, sink,
-                workspace + 2 * activation_size, x.rows == 1,
+                workspace + 2 * activation_size, x.rows <= WIDE_TILE_ROWS,
             )
             source = sink
 
@@ -259,6 +270,18 @@ cdef void difference_gradient(
         out[position] = (loss_above - loss_below) / (<double> above - <double> below)
 
 
+cdef void clear_arena_padding(const Network* net, floating* arena) noexcept nogil:
+    """Set to 0 what follows the columns of every weight and bias in an arena."""
+    cdef Py_ssize_t index, rows
+    cdef const int64_t* layer
+    for index in range(net.n_layers):
+        layer = layer_of(net, index)
+        rows = layer[N_IN] + 1  # the bias follows the weight
+        clear_padding(
+            matrix_at(arena, layer[WEIGHT], rows, layer[N_OUT], layer[STRIDE], arena), arena
+        )
+
+
 # --- A training step: forward, loss, BP1–BP4 and the update -------------------------------
 # The workspace holds, in this order: the gathered batch, the outputs of every layer, their
 # δ, the loss of each row, and the threads' panels; see arena.training_workspace_size.
@@ -317,17 +340,15 @@ cdef inline void gather_rows(const Data* batch, Matrix out, floating* kind) noex
 
 cdef void carry_delta(
     const Network* net, Py_ssize_t index, Matrix delta, Matrix y_or_z, Matrix out,
-    floating* panel, bint single,
+    floating* panel, bint few,
 ) noexcept nogil:
     """Carry δ of one thread's rows from a layer to the one below (BP2)."""
     cdef Matrix weight = weight_in(layer_of(net, index), net.parameters, panel)
     cdef int activation = activation_of(net, index - 1)
     cdef floating alpha = <floating> net.alphas[index - 1]
-    if single:
-        backward_input_single(
-            <const floating*> delta.data, weight, <const floating*> y_or_z.data, activation,
-            alpha, <floating*> out.data,
-        )
+    if few:
+        clear_padding(delta, panel)
+        backward_input_few(delta, weight, y_or_z, activation, alpha, out)
     else:
         backward_input_tiles(delta, weight, y_or_z, activation, alpha, out, panel, 0, 1)
 
@@ -377,15 +398,19 @@ cdef void sweep_up(
     for index in range(top):
         output = rows_between(output_of(net, index, n, False, workspace), first, last, workspace)
         delta = rows_between(output_of(net, index, n, True, workspace), first, last, workspace)
-        forward_layer_for_gradient(net, index, source, output, delta, panel, n == 1)
+        forward_layer_for_gradient(
+            net, index, source, output, delta, panel, n <= WIDE_TILE_ROWS
+        )
         source = output
     output = rows_between(output_of(net, top, n, False, workspace), first, last, workspace)
     delta = rows_between(output_of(net, top, n, True, workspace), first, last, workspace)
-    forward_layer(net, top, activation_of(net, top), source, output, panel, n == 1)
+    forward_layer(
+        net, top, activation_of(net, top), source, output, panel, n <= WIDE_TILE_ROWS
+    )
     losses_of_rows(&part, output, losses_in(net, n, workspace) + first)
     loss_gradients_of_rows(&part, output, delta, workspace)
     if takes_z(activation_of(net, top)):  # y has given its loss: z takes its place
-        forward_layer(net, top, IDENTITY, source, output, panel, n == 1)
+        forward_layer(net, top, IDENTITY, source, output, panel, n <= WIDE_TILE_ROWS)
     differentiate_rows(
         output, delta, activation_of(net, top), <floating> net.alphas[top], delta
     )
@@ -411,7 +436,7 @@ cdef void sweep_down(
     for index in range(top, 0, -1):
         known = rows_between(known_of(net, index - 1, n, workspace), first, last, workspace)
         below = rows_between(output_of(net, index - 1, n, True, workspace), first, last, workspace)
-        carry_delta(net, index, delta, known, below, panel, n == 1)
+        carry_delta(net, index, delta, known, below, panel, n <= DOTTED_ROWS)
         delta = below
 
 
@@ -419,7 +444,7 @@ cdef void sweep_down_single(
     const Network* net, const Data* batch, const Step* step, floating* workspace
 ) noexcept nogil:
     """Carry δ of one sample down (BP2) and update each layer as it passes (BP3, BP4)."""
-    cdef Py_ssize_t index, j
+    cdef Py_ssize_t index
     cdef Matrix source, delta, weight
     cdef Update to
     cdef int below
@@ -428,17 +453,14 @@ cdef void sweep_down_single(
         to = update_of(layer_of(net, index), step, workspace)
         if index == 0:
             source = inputs_of(net, batch, workspace)
-            backward_weight_single(
-                <const floating*> source.data, <const floating*> delta.data, to
-            )
+            backward_weight_few(source, delta, to, 0, 1, workspace)
             return
-        for j in range(delta.columns, delta.stride):  # sums are of whole vectors
-            (<floating*> delta.data)[j] = 0
+        clear_padding(delta, workspace)
         source = output_of(net, index - 1, 1, False, workspace)
         weight = weight_in(layer_of(net, index), net.parameters, workspace)
         below = activation_of(net, index - 1)
         backward_single(
-            <const floating*> source.data, <const floating*> delta.data, to, weight, below,
+            source, delta, to, weight, below,
             <floating> net.alphas[index - 1],
             <const floating*> known_of(net, index - 1, 1, workspace).data,
             <floating*> output_of(net, index - 1, 1, True, workspace).data,
@@ -470,14 +492,12 @@ cdef void update_layers(
     for index in range(net.n_layers):
         to = update_of(layer_of(net, index), step, workspace)
         delta = output_of(net, index, n, True, workspace)
-        if n != 1:
+        if n > SWEPT_ROWS or n == 0:
             backward_weight_tiles(
                 source, delta, to, panels, room, thread, n_threads, workspace
             )
-        elif thread == 0:
-            backward_weight_single(
-                <const floating*> source.data, <const floating*> delta.data, to
-            )
+        else:
+            backward_weight_few(source, delta, to, thread, n_threads, workspace)
         source = output_of(net, index, n, False, workspace)
 
 

@@ -54,39 +54,94 @@ static inline Vector sgd(Vector theta, Vector grad, T learning_rate, T decay) {
     return theta - learning_rate * (grad + decay * theta);
 }
 
-// Calls rule(θ, g) for each weight of `rows` rows, g = x[r] · d[j], and keeps what it returns.
-// Rows whose x is 0 are left out if so wished.
-template <typename T, typename Rule>
-static inline void for_outer(const T* x, std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns,
-                             T* theta, std::ptrdiff_t theta_row, bool skip, Rule rule) {
-    using Vector = typename Pack<T>::type;
-    constexpr std::ptrdiff_t width = vector_width<T>();
-    for (std::ptrdiff_t r = 0; r < rows; ++r, theta += theta_row) {
-        const T factor = x[r];
-        if (skip && factor == 0) continue;
-        std::ptrdiff_t j = 0;
-        for (; j + width <= columns; j += width) {
-            Vector& place = *reinterpret_cast<Vector*>(theta + j);
-            place = rule(place, factor * *reinterpret_cast<const Vector*>(d + j));
-        }
-        for (; j < columns; ++j) theta[j] = rule(theta[j], factor * d[j]);
+// A few samples: inputs x[i·x_row + r] of row r, and δ d[i·d_row + j].
+template <typename T>
+struct Samples {
+    const T* x;
+    std::ptrdiff_t x_row;
+    const T* d;
+    std::ptrdiff_t d_row;
+    std::ptrdiff_t n;
+};
+
+// Σᵢ x[i, r] · d[i, j] for COUNT elements or vectors from j, each one chain in the order of i.
+template <bool ONE, int COUNT, typename Vector, typename T>
+static inline void outer_sums(const Samples<T>& samples, std::ptrdiff_t r, std::ptrdiff_t j,
+                              Vector (&sums)[COUNT]) {
+    constexpr std::ptrdiff_t width = sizeof(Vector) / sizeof(T);
+    const T *x = samples.x + r, *d = samples.d + j;
+#pragma GCC unroll 4
+    for (int v = 0; v < COUNT; ++v)
+        sums[v] = x[0] * *reinterpret_cast<const Vector*>(d + v * width);
+    if constexpr (ONE) return;
+    for (std::ptrdiff_t i = 1; i < samples.n; ++i) {
+        x += samples.x_row;
+        d += samples.d_row;
+#pragma GCC unroll 4
+        for (int v = 0; v < COUNT; ++v)
+            sums[v] += x[0] * *reinterpret_cast<const Vector*>(d + v * width);
     }
 }
 
-// out ← x dᵀ, an outer product.
-template <typename T>
-static void store_outer(const T* x, std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns, T* out,
-                        std::ptrdiff_t out_row) {
-    for_outer(x, rows, d, columns, out, out_row, false, [](auto, auto grad) { return grad; });
+// Calls rule(θ, g) for each weight of `rows` rows, g = Σᵢ xᵢ dᵢᵀ, and keeps what it returns. A row
+// where the only sample is 0 is left out if so wished.
+template <bool ONE, typename T, typename Rule>
+static inline void sweep_outer(const Samples<T>& samples, std::ptrdiff_t rows,
+                               std::ptrdiff_t columns, T* theta, std::ptrdiff_t theta_row, bool skip,
+                               Rule rule) {
+    using Vector = typename Pack<T>::type;
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    constexpr int several = 4;
+    for (std::ptrdiff_t r = 0; r < rows; ++r, theta += theta_row) {
+        if (skip && samples.x[r] == 0) continue;
+        Vector sums[several], sum[1];
+        T rest[1];
+        std::ptrdiff_t j = 0;
+        for (; j + several * width <= columns; j += several * width) {
+            outer_sums<ONE>(samples, r, j, sums);
+#pragma GCC unroll 4
+            for (int v = 0; v < several; ++v) {
+                Vector& place = *reinterpret_cast<Vector*>(theta + j + v * width);
+                place = rule(place, sums[v]);
+            }
+        }
+        for (; j + width <= columns; j += width) {
+            outer_sums<ONE>(samples, r, j, sum);
+            Vector& place = *reinterpret_cast<Vector*>(theta + j);
+            place = rule(place, sum[0]);
+        }
+        for (; j < columns; ++j) {
+            outer_sums<ONE>(samples, r, j, rest);
+            theta[j] = rule(theta[j], rest[0]);
+        }
+    }
 }
 
-// The step of gradient descent with the gradient x dᵀ.
+template <typename T, typename Rule>
+static inline void for_outer(const Samples<T>& samples, std::ptrdiff_t rows, std::ptrdiff_t columns,
+                             T* theta, std::ptrdiff_t theta_row, bool skip, Rule rule) {
+    if (samples.n == 1)
+        sweep_outer<true>(samples, rows, columns, theta, theta_row, skip, rule);
+    else
+        sweep_outer<false>(samples, rows, columns, theta, theta_row, skip, rule);
+}
+
+// out ← Σᵢ xᵢ dᵢᵀ of n samples.
 template <typename T>
-static void sgd_outer(const T* x, std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns, T* theta,
+static void store_outer(const T* x, std::ptrdiff_t x_row, const T* d, std::ptrdiff_t d_row,
+                        std::ptrdiff_t n, std::ptrdiff_t rows, std::ptrdiff_t columns, T* out,
+                        std::ptrdiff_t out_row) {
+    for_outer(Samples<T>{x, x_row, d, d_row, n}, rows, columns, out, out_row, false,
+              [](auto, auto grad) { return grad; });
+}
+
+// The step of gradient descent with the gradient Σᵢ xᵢ dᵢᵀ of n samples.
+template <typename T>
+static void sgd_outer(const T* x, std::ptrdiff_t x_row, const T* d, std::ptrdiff_t d_row,
+                      std::ptrdiff_t n, std::ptrdiff_t rows, std::ptrdiff_t columns, T* theta,
                       std::ptrdiff_t theta_row, T learning_rate, T decay, bool skip) {
-    for_outer(x, rows, d, columns, theta, theta_row, skip, [=](auto theta, auto grad) {
-        return sgd(theta, grad, learning_rate, decay);
-    });
+    for_outer(Samples<T>{x, x_row, d, d_row, n}, rows, columns, theta, theta_row, skip,
+              [=](auto place, auto grad) { return sgd(place, grad, learning_rate, decay); });
 }
 
 // Whether no element is NaN or infinite.

@@ -13,16 +13,16 @@ namespace fastmlp {
 // A tile keeps TILE_ROWS × TILE_VECTORS sums in registers. With AVX-512 a flat tile, which loads
 // less for each multiply-add, is the fastest: 8 × 3 at 207 GF/s, 12 × 2 at 193 (Xeon with AMX).
 #if defined(__AVX512F__)
-enum { VECTOR_BYTES = 64, TILE_ROWS = 8, TILE_VECTORS = 3 };  // 24 of 32 registers hold sums
+enum { VECTOR_BYTES = 64, TILE_ROWS = 8, TILE_VECTORS = 3, WIDE_TILE_ROWS = 3 };  // 24 of 32 registers hold sums
 #elif defined(__AVX__)
-enum { VECTOR_BYTES = 32, TILE_ROWS = 6, TILE_VECTORS = 2 };  // 12 of 16
+enum { VECTOR_BYTES = 32, TILE_ROWS = 6, TILE_VECTORS = 2, WIDE_TILE_ROWS = 1 };  // 12 of 16
 #elif defined(__aarch64__)
-enum { VECTOR_BYTES = 16, TILE_ROWS = 8, TILE_VECTORS = 3 };  // 24 of 32
+enum { VECTOR_BYTES = 16, TILE_ROWS = 8, TILE_VECTORS = 3, WIDE_TILE_ROWS = 3 };  // 24 of 32
 #else
-enum { VECTOR_BYTES = 16, TILE_ROWS = 4, TILE_VECTORS = 2 };  // 8 of 16: a product needs one too
+enum { VECTOR_BYTES = 16, TILE_ROWS = 4, TILE_VECTORS = 2, WIDE_TILE_ROWS = 1 };  // 8 of 16: a product needs one too
 #endif
 
-enum { WIDE_TILE_VECTORS = 8 };  // of a tile of one row
+enum { WIDE_TILE_VECTORS = 8 };  // of a tile of WIDE_TILE_ROWS rows at most
 enum { FORESEEN_STEP = 2048 };  // bytes: hardware prefetchers follow shorter steps only
 
 // Elements of a vector, of a tile's row, and of a wide tile's.
@@ -42,7 +42,7 @@ constexpr std::ptrdiff_t wide_tile_columns(const T* = nullptr) {
 // Elements of a buffer for the sums of a tile of any type.
 enum {
     TILE_SIZE = TILE_ROWS * tile_columns<float>(),
-    WIDE_TILE_SIZE = wide_tile_columns<float>()
+    WIDE_TILE_SIZE = WIDE_TILE_ROWS * wide_tile_columns<float>()
 };
 
 // Steps that hardware prefetchers do not follow: 128 × 2048 × 2048 runs at 48 % of the ceiling
@@ -58,10 +58,11 @@ struct Pack {  // a vector that may lie at any element
 };
 
 // c[r, j] = start[j] + Σₖ a[r·a_row + k·a_step] · b[k·b_step + j]: ROWS × VECTORS sums, rows of c
-// tile_columns apart. Each element is one chain of FMAs in the order of k, whatever the tile's
+// C_ROW apart. Each element is one chain of FMAs in the order of k, whatever the tile's
 // shape. FAR_A, FAR_B: the steps are too long for the processor to foresee, so ask for what comes
 // some steps later.
-template <typename T, int ROWS, int VECTORS, bool FAR_A, bool FAR_B>
+template <typename T, int ROWS, int VECTORS, bool FAR_A, bool FAR_B,
+          std::ptrdiff_t C_ROW = tile_columns<T>()>
 static inline void multiply_tile(const T* start, const T* a, std::ptrdiff_t a_row,
                                  std::ptrdiff_t a_step, const T* b, std::ptrdiff_t b_step,
                                  std::ptrdiff_t depth, T* c) {
@@ -93,7 +94,7 @@ static inline void multiply_tile(const T* start, const T* a, std::ptrdiff_t a_ro
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
         for (int v = 0; v < VECTORS; ++v)
-            *reinterpret_cast<Vector*>(c + r * tile_columns<T>() + v * width) = sum[r][v];
+            *reinterpret_cast<Vector*>(c + r * C_ROW + v * width) = sum[r][v];
 }
 
 template <typename T, bool FAR_A, bool FAR_B, int VECTORS, int ROWS = TILE_ROWS>
@@ -185,21 +186,29 @@ static inline void transpose(const T* a, std::ptrdiff_t a_row, T* c, std::ptrdif
     for (int r = 0; r < width; ++r) *reinterpret_cast<Vector*>(c + r * c_row) = rows[r];
 }
 
-template <typename T, int VECTORS = WIDE_TILE_VECTORS>
-static inline void multiply_vectors(const T* start, const T* a, const T* b, std::ptrdiff_t b_step,
-                                    std::ptrdiff_t depth, T* c, std::ptrdiff_t vectors) {
+template <typename T, int ROWS, int VECTORS = WIDE_TILE_VECTORS>
+static inline void multiply_vectors(const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
+                                    std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c,
+                                    std::ptrdiff_t vectors) {
     if (vectors == VECTORS)
-        multiply_tile<T, 1, VECTORS, false, true>(start, a, 0, 1, b, b_step, depth, c);
+        multiply_tile<T, ROWS, VECTORS, false, true, wide_tile_columns<T>()>(start, a, a_row, 1, b,
+                                                                            b_step, depth, c);
     else if constexpr (VECTORS > 1)
-        multiply_vectors<T, VECTORS - 1>(start, a, b, b_step, depth, c, vectors);
+        multiply_vectors<T, ROWS, VECTORS - 1>(start, a, a_row, b, b_step, depth, c, vectors);
 }
 
-// The tile of one row and `columns` ≤ wide_tile_columns; reads b up to a whole vector.
-template <typename T>
-static void multiply_wide(const T* start, const T* a, const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth,
-                          T* c, std::ptrdiff_t columns) {
+// The tile of `rows` ≤ WIDE_TILE_ROWS and `columns` ≤ wide_tile_columns; reads b up to a whole
+// vector.
+template <typename T, int ROWS = WIDE_TILE_ROWS>
+static void multiply_wide(const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
+                          std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c, std::ptrdiff_t rows,
+                          std::ptrdiff_t columns) {
     constexpr std::ptrdiff_t width = vector_width<T>();
-    multiply_vectors<T>(start, a, b, b_step, depth, c, (columns + width - 1) / width);
+    if (rows == ROWS)
+        multiply_vectors<T, ROWS>(start, a, a_row, b, b_step, depth, c,
+                                  (columns + width - 1) / width);
+    else if constexpr (ROWS > 1)
+        multiply_wide<T, ROWS - 1>(start, a, a_row, b, b_step, depth, c, rows, columns);
 }
 
 // Σⱼ a[j] · b[j], in one order for one n.
