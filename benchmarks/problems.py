@@ -30,6 +30,10 @@ class Problem:
         Type of all numbers.
     n_batches : int, default=8
         Mini-batches, visited in order again and again.
+    single : bool, default=False
+        Whether each batch is a single sample, given as a vector.
+    gradient : bool, default=False
+        Whether to compute the gradient only, of a single sample.
     """
 
     sizes: tuple[int, ...]
@@ -39,11 +43,14 @@ class Problem:
     optimizer: str | None = "adam"
     dtype: str = "float32"
     n_batches: int = 8
+    single: bool = False
+    gradient: bool = False
 
     @property
     def name(self) -> str:
         """One line that tells the problem from others."""
         job = "forward" if self.optimizer is None else f"{self.optimizer} step"
+        job = "gradient" if self.gradient else job
         sizes = "-".join(map(str, self.sizes))
         return f"{sizes} {self.activation}, {job}, batch {self.batch_size}, {self.dtype}"
 

@@ -20,10 +20,11 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr
     from competitors import COMPETITORS
     from problems import Problem
+    from singles import SINGLES
 
     problem = Problem(**job["problem"])
     try:
-        run, result = COMPETITORS[job["name"]](problem)
+        run, result = (SINGLES if problem.single else COMPETITORS)[job["name"]](problem)
     except ImportError as error:
         print(json.dumps({"skipped": str(error)}), file=answers, flush=True)
         return
