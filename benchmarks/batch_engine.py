@@ -1,4 +1,4 @@
-"""The batch engine against today's libraries: python -P benchmarks/batch_engine.py [LINE ...]."""
+"""The batch engine against today's libraries: python benchmarks/batch_engine.py [LINE ...]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sample a call against today's libraries: python -P benchmarks/single_sample.py [LINE ...]."""
+"""One sample a call against today's libraries: python benchmarks/single_sample.py [LINE ...]."""
 
 from __future__ import annotations
 

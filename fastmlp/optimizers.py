@@ -303,7 +303,7 @@ class Optimizer(ABC):
             elif name == AVERAGE and self.step_count:
                 elements[...] = parameters.arena
             elif name != AVERAGE:
-                elements[layout.indices] = self._initial(name)
+                Parameters(layout, elements).fill(self._initial(name))
         return state
 
     def _initial(self, name: str) -> float:

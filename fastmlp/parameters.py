@@ -198,8 +198,25 @@ class Parameters:
         TypeError, ValueError
             If it does not hold real numbers or the shape does not fit.
         """
-        layout = self.layout
-        self.arena[layout.indices] = as_vector("vector", vector, layout.n_parameters, layout.dtype)
+        layout, start = self.layout, 0
+        entries = as_vector("vector", vector, layout.n_parameters, layout.dtype)
+        if np.may_share_memory(entries, self.arena):
+            entries = entries.copy()
+        for pair in zip(self.weights, self.biases, strict=True):
+            for part in pair:
+                part[...] = entries[start : start + part.size].reshape(part.shape)
+                start += part.size
+
+    def fill(self, value: float) -> None:
+        """Set all entries to one value, in place.
+
+        Parameters
+        ----------
+        value : float
+            The value.
+        """
+        for part in (*self.weights, *self.biases):
+            part[...] = value
 
 
 class Gradient(Parameters):

@@ -60,6 +60,13 @@ def test_set_parameters_is_the_inverse_of_get_parameters(net):
     assert np.count_nonzero(arena) == len(vector)  # the padding is still 0
 
 
+def test_set_parameters_from_the_networks_own_memory(net):
+    vector = net.parameters.arena[: net.n_parameters]  # padding included
+    expected = vector.copy()
+    net.set_parameters(vector)
+    np.testing.assert_array_equal(net.get_parameters(), expected)
+
+
 def test_gradient_is_laid_out_as_the_parameters(net):
     _, grad = net.value_and_grad(X, X[:, :3], "quadratic")
     assert [w.shape for w in grad.weights] == [w.shape for w in net.weights]
