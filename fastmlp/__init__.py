@@ -46,6 +46,7 @@ from .optimizers import (
 )
 from .rate_search import LearningRateRange, find_learning_rate
 from .serialization import load
+from .trace import backprop_trace
 
 __all__ = [
     "MLP",
@@ -69,6 +70,7 @@ __all__ = [
     "Pinball",
     "RMSprop",
     "ReduceOnPlateau",
+    "backprop_trace",
     "check_gradient",
     "datasets",
     "find_learning_rate",

@@ -23,6 +23,7 @@ __all__ = [
     "as_batch",
     "as_dtype",
     "as_generator",
+    "as_indices",
     "as_list",
     "as_rows",
     "as_samples",
@@ -447,6 +448,41 @@ def as_vector(argument: str, value: ArrayLike, n: int, dtype: np.dtype[Any]) -> 
     if array.shape != (n,):
         raise ValueError(f"{argument} must have shape ({n},), got {array.shape}")
     return _for_kernels(array, dtype)
+
+
+def as_indices(argument: str, value: ArrayLike, n: int) -> NDArray[np.int64]:
+    """Return indices of a vector.
+
+    Parameters
+    ----------
+    argument : str
+        What the user calls it.
+    value : array_like of int
+        What came.
+    n : int
+        Length of the vector.
+
+    Returns
+    -------
+    numpy.ndarray of int64, 1-D
+        Indices from 0 to n − 1.
+
+    Raises
+    ------
+    TypeError
+        If they are no integers.
+    ValueError
+        If there is not one axis, or one is out of range.
+    """
+    array = np.asarray(value)
+    if array.ndim != 1:
+        raise ValueError(f"{argument} must have shape (n,), got {array.shape}")
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{argument} must hold integers, got {array.dtype}")
+    wrong = array[(array < 0) | (array >= n)]
+    if wrong.size:
+        raise ValueError(f"{argument} must be from 0 to {n - 1}, got {wrong[0]}")
+    return array.astype(np.int64)
 
 
 def check_finite(argument: str, array: Array) -> None:

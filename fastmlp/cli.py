@@ -1,4 +1,4 @@
-"""The command ``fastmlp``: a demonstration on this machine, and a report of the set-up."""
+"""The command ``fastmlp``: a demonstration, a check of gradients, a report of the set-up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from .kernels import BACKENDS
 from .metrics import accuracy
 from .network import MLP
 from .optimizers import Adam
+from .serialization import load
 from .text import aligned_table
 
 __all__ = ["main"]
@@ -77,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.threads is not None:
             set_num_threads(options.threads)
         check_integer("seed", options.seed, minimum=0)
-    except (ImportError, ValueError) as error:
+        if options.command == "gradcheck":
+            return _gradcheck(options)
+    except (ImportError, OSError, TypeError, ValueError) as error:
         parser.error(str(error))
     _demo(options.seed)
     return 0
@@ -101,10 +105,63 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="print version, backend, instruction set and threads")
     demo = commands.add_parser("demo", help="train a classifier of digits, then time its parts")
-    demo.add_argument("--backend", choices=BACKENDS, help=f"default: {get_backend()}")
-    demo.add_argument("--threads", type=int, metavar="N", help=f"default: {get_num_threads()}")
-    demo.add_argument("--seed", type=int, metavar="N", default=0, help="default: 0")
+    check = commands.add_parser(
+        "gradcheck", help="compare a network's backpropagation with finite differences"
+    )
+    check.add_argument("model", help="file that MLP.save wrote")
+    check.add_argument("data", help="NPZ file with arrays X and y, and sample_weight if wanted")
+    check.add_argument("--loss", default="cross_entropy", help="default: cross_entropy")
+    check.add_argument(
+        "--samples", type=int, metavar="N", default=32, help="first samples to take; default: 32"
+    )
+    check.add_argument(
+        "--entries", type=int, metavar="N", help="entries of each weight and bias; default: all"
+    )
+    check.add_argument(
+        "--tolerance", type=float, metavar="T", default=1e-7, help="relative; default: 1e-7"
+    )
+    for command in (demo, check):
+        command.add_argument("--backend", choices=BACKENDS, help=f"default: {get_backend()}")
+        command.add_argument(
+            "--threads", type=int, metavar="N", help=f"default: {get_num_threads()}"
+        )
+        command.add_argument("--seed", type=int, metavar="N", default=0, help="default: 0")
     return parser
+
+
+def _gradcheck(options: argparse.Namespace) -> int:
+    """Print the comparison of the two gradients and return 0 if they agree, else 1."""
+    rows = slice(check_integer("samples", options.samples, minimum=1))
+    net = load(options.model)
+    data = _read_arrays(options.data)
+    weights = data.get("sample_weight")
+    result = check_gradient(
+        net,
+        data["X"][rows],
+        data["y"][rows],
+        options.loss,
+        None if weights is None else weights[rows],
+        entries_per_part=options.entries,
+        tolerance=options.tolerance,
+        seed=options.seed,
+    )
+    print(f"{net}\n{result}")
+    return 0 if result.ok() else 1
+
+
+def _read_arrays(path: str) -> dict[str, np.ndarray]:
+    """Read an NPZ file that has X and y; no code in it is run."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (BadZipFile, EOFError, TypeError, ValueError):
+        raise ValueError(f"{path} must be an NPZ file of plain arrays") from None
+    for name in ("X", "y"):
+        if name not in arrays:
+            raise ValueError(f"{path} must hold arrays X and y, got {', '.join(arrays) or 'none'}")
+        if not arrays[name].ndim:
+            raise ValueError(f"{name} in {path} must have an axis of samples, got one number")
+    return arrays
 
 
 def _demo(seed: int) -> None:

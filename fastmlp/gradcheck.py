@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from threading import Event
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._validation import Batch, check_real, look_up
-from .backends import current_kernels
+from ._validation import (
+    Batch,
+    Seed,
+    as_generator,
+    as_indices,
+    check_integer,
+    check_real,
+    look_up,
+)
+from .backends import current_kernels, get_backend, threads_for
+from .derivatives import present_samples
+from .layers import Dense
 from .losses import Loss
 from .network import MLP, make_batch
 from .pacing import Pace
 from .parameters import Gradient, Parameters
 from .text import aligned_table
+from .trace import forward_pass, output_gradient, slope_of
 
 __all__ = [
-    "ErrorOfPart",
     "GradientCheck",
+    "PartCheck",
     "check_gradient",
     "finite_difference_gradient",
 ]
@@ -26,6 +42,23 @@ __all__ = [
 #: Whether differences are central, and the power of ε that balances rounding against
 #: truncation in their step.
 SCHEMES = {"central": (True, 1 / 3), "forward": (False, 1 / 2)}
+
+#: Kernels of the ways to compute the loss where one parameter has moved.
+METHODS = {
+    "naive": "network_difference_gradient",
+    "fair": "network_fair_difference_gradient",
+}
+
+#: Steps to try, relative to the default, where the two gradients disagree: where L bends
+#: more than usual, or near a kink, another step is better.
+REFINEMENTS = (16.0, 4.0, 1.0, 1 / 4, 1 / 16, 1 / 64)
+
+#: A slope that changes by more than SMALLEST_JUMP + STEEPEST · |Δz| between two points has
+#: jumped: no smooth σ, and no smooth loss for outputs near its target, bends as much.
+SMALLEST_JUMP, STEEPEST = 1e-3, 10.0
+
+#: The least jump in the slope of a slope, as Huber's loss has where squares end.
+SMALLEST_BEND = 1e-2
 
 
 def finite_difference_gradient(
@@ -37,12 +70,17 @@ def finite_difference_gradient(
     *,
     scheme: Literal["central", "forward"] = "central",
     step: float | None = None,
+    method: Literal["naive", "fair"] = "naive",
+    entries: ArrayLike | None = None,
 ) -> Gradient:
     """Estimate the gradient of the mean loss by moving each parameter in turn.
 
     Central: (L(θ + h) − L(θ − h)) / 2h, error O(h²). Forward: (L(θ + h) − L(θ)) / h,
-    error O(h), at half the price. Either takes a forward pass or two for each
-    parameter; backpropagation takes about three in all.
+    error O(h), at half the price. The naive method takes a forward pass or two for each
+    parameter; backpropagation takes about three in all. The fair one, the best that
+    differences can do, computes again only what a weight changes: its unit, then the
+    layers above. Threads share the parameters, and each estimate is computed by one of
+    them, so the result does not depend on how many there are.
 
     Parameters
     ----------
@@ -62,11 +100,16 @@ def finite_difference_gradient(
     step : float, optional
         The same h for every parameter; the default is ε^(1/3) · max(1, |θ|) for central and
         ε^(1/2) · max(1, |θ|) for forward differences, with the machine's ε.
+    method : {"naive", "fair"}, default="naive"
+        What to compute again for each parameter: all, or what it changes. Both give the
+        same up to rounding.
+    entries : array_like of int, optional
+        Which parameters to move, as indices of :meth:`MLP.get_parameters`; all if left out.
 
     Returns
     -------
     Gradient
-        The estimate.
+        The estimate; NaN for parameters that were not moved.
 
     Raises
     ------
@@ -74,18 +117,29 @@ def finite_difference_gradient(
         If an argument does not fit, or θ ± step rounds to θ for some parameter.
     """
     central, power = look_up("scheme", scheme, SCHEMES)
+    look_up("method", method, METHODS)
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     layout = net.parameters.layout
     theta = net.get_parameters()
     if step is None:
-        steps = np.finfo(net.dtype).eps ** power * np.maximum(1, np.abs(theta))
+        steps = _default_steps(theta, power)
     else:
         steps = np.full(len(theta), check_real("step", step, "(0, inf)"))
         _check_step(step, steps.astype(net.dtype), theta)
+    chosen = (
+        np.arange(len(theta)) if entries is None else as_indices("entries", entries, len(theta))
+    )
+    places = layout.indices[chosen]
     grad = Gradient(layout)
-    steps = steps.astype(net.dtype)
-    grad.arena[layout.indices] = _differences(net, batch, objective, steps, central)
+    grad.arena[layout.indices] = np.nan
+    grad.arena[places] = _differences(
+        net, batch, objective, places, steps[chosen].astype(net.dtype), central, method
+    )
     return grad
+
+
+def _default_steps(theta: NDArray[Any], power: float) -> NDArray[Any]:
+    return np.finfo(theta.dtype).eps ** power * np.maximum(1, np.abs(theta))
 
 
 def _check_step(step: float, steps: NDArray[Any], theta: NDArray[Any]) -> None:
@@ -99,69 +153,144 @@ def _check_step(step: float, steps: NDArray[Any], theta: NDArray[Any]) -> None:
 
 
 def _differences(
-    net: MLP, batch: Batch, loss: Loss, steps: NDArray[Any], central: bool
+    net: MLP,
+    batch: Batch,
+    loss: Loss,
+    indices: NDArray[np.int64],
+    steps: NDArray[Any],
+    central: bool,
+    method: str = "naive",
 ) -> NDArray[np.float64]:
-    """Return the difference quotient of each parameter, in the compact order."""
+    """Return the difference quotient of some elements of the arena, on several threads."""
+    n = len(indices)
+    n_threads = min(_useful_threads(n * len(batch.x) * net.parameters.layout.work_per_sample), n)
+    kernel = getattr(current_kernels(), METHODS[method])
+    out = np.empty(n)
+    ends = [n * thread // max(n_threads, 1) for thread in range(n_threads + 1)]
+    parts = list(map(slice, ends[:-1], ends[1:]))
+    shares = [_Share(indices[part], steps[part], out[part]) for part in parts]
+    stop = Event()
+    fill = partial(_fill, kernel, net, batch, loss, central, stop)
+    if n_threads <= 1:
+        for share in shares:
+            fill(share)
+        return out
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            list(pool.map(fill, shares))
+        finally:
+            stop.set()  # after Ctrl-C, too
+    return out
+
+
+def _useful_threads(work: float) -> int:
+    """Return the threads of some work; the NumPy backend holds Python's lock, so one."""
+    return 1 if get_backend() == "numpy" else threads_for(work)
+
+
+class _Share(NamedTuple):
+    """Elements of the arena that one thread moves, and where their quotients go."""
+
+    indices: NDArray[np.int64]
+    steps: NDArray[Any]
+    out: NDArray[np.float64]
+
+
+def _fill(
+    kernel: Callable[..., None],
+    net: MLP,
+    batch: Batch,
+    loss: Loss,
+    central: bool,
+    stop: Event,
+    share: _Share,
+) -> None:
+    """Compute the quotients of a thread's share, on parameters of its own."""
     layout = net.parameters.layout
     moved = Parameters(layout)
     moved.arena[...] = net.parameters.arena
     workspace = net.workspaces.training(len(batch.x), n_threads=1)
-    out = np.empty(len(steps))
-    for part in Pace(size=16).slices(len(steps)):
-        current_kernels().network_difference_gradient(
+    for part in Pace(size=16).slices(len(share.indices)):
+        if stop.is_set():
+            return
+        kernel(
             layout.table,
             layout.alphas,
             moved.arena,
             *batch,
             *loss.arguments(net.n_out),
-            layout.indices[part],
-            steps[part],
+            share.indices[part],
+            share.steps[part],
             central,
-            out[part],
+            share.out[part],
             workspace,
         )
-    return out
+
+
+# --- The check ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class ErrorOfPart:
-    """How far the two gradients of one weight or bias are apart.
+class PartCheck:
+    """How far the two gradients of one weight or bias, or of the inputs, are apart.
 
     Parameters
     ----------
-    layer : int
-        Number of the layer, from 0.
-    kind : {"weight", "bias"}
-        Which part of the layer.
+    layer : int or None
+        Number of the layer, from 0; None for the inputs.
+    kind : {"weight", "bias", "input"}
+        Which part.
     shape : tuple of int
         Shape of the part.
-    index : tuple of int
-        Where its largest error is.
+    n_compared : int
+        Entries that were compared.
+    n_kinks : int
+        Entries set aside because there are kinks on both sides.
     max_relative_error : float
-        The largest error.
+        The largest error of those compared, 0 if there are none.
+    index : tuple of int
+        Where it is.
+    analytic : float
+        Backpropagation's derivative there.
+    numeric : float
+        The difference quotient there.
     """
 
-    layer: int
+    layer: int | None
     kind: str
     shape: tuple[int, ...]
-    index: tuple[int, ...]
+    n_compared: int
+    n_kinks: int
     max_relative_error: float
+    index: tuple[int, ...]
+    analytic: float
+    numeric: float
+
+    @property
+    def name(self) -> str:
+        """The part as Python's users write it, such as ``weights[0]``."""
+        if self.layer is None:
+            return "X"
+        return f"{'weights' if self.kind == 'weight' else 'biases'}[{self.layer}]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GradientCheck:
     """Result of a gradient check; prints as a table.
 
     Parameters
     ----------
-    parts : tuple of ErrorOfPart
-        Each weight and bias.
+    parts : tuple of PartCheck
+        Each weight and bias, and the inputs if they were checked.
+    tolerance : float
+        Largest relative error of a right gradient.
     """
 
-    parts: tuple[ErrorOfPart, ...]
+    parts: tuple[PartCheck, ...]
+    tolerance: float
 
     @property
-    def worst(self) -> ErrorOfPart:
+    def worst(self) -> PartCheck:
         """Part with the largest error; a NaN is larger than any number."""
         errors = [part.max_relative_error for part in self.parts]
         return self.parts[int(np.argmax(errors))]
@@ -171,35 +300,73 @@ class GradientCheck:
         """The largest error."""
         return self.worst.max_relative_error
 
-    def ok(self, tolerance: float = 1e-7) -> bool:
-        """Return whether every error is within a tolerance.
+    @property
+    def n_compared(self) -> int:
+        """Entries that were compared."""
+        return sum(part.n_compared for part in self.parts)
 
-        Parameters
-        ----------
-        tolerance : float, default=1e-7
-            Largest relative error; the default is what central differences reach in
-            float64 away from kinks.
+    @property
+    def n_kinks(self) -> int:
+        """Entries set aside because there are kinks on both sides."""
+        return sum(part.n_kinks for part in self.parts)
+
+    def ok(self) -> bool:
+        """Return whether every error is within the tolerance.
 
         Returns
         -------
         bool
-            False also where an error is NaN.
+            False also where an error is NaN, or nothing could be compared.
         """
-        return self.max_relative_error <= tolerance
+        return self.n_compared > 0 and self.max_relative_error <= self.tolerance
+
+    def assert_ok(self) -> None:
+        """Raise the table as an error unless the check passed.
+
+        Raises
+        ------
+        AssertionError
+            If an error exceeds the tolerance, or nothing could be compared.
+        """
+        if not self.ok():
+            raise AssertionError(str(self))
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
-        header = ["layer", "part", "shape", "max relative error", "at"]
+        worst = self.worst
+        verdict = "passed" if self.ok() else "failed"
+        kinks = f", {self.n_kinks:,} at kinks set aside" if self.n_kinks else ""
+        summary = (
+            f"Gradient check {verdict}: largest relative error {worst.max_relative_error:.1e} in "
+            f"{worst.name}{list(worst.index)}, tolerance {self.tolerance:.0e}; "
+            f"{self.n_compared:,} entries compared{kinks}"
+        )
+        header = [
+            "part",
+            "shape",
+            "compared",
+            "kinks",
+            "max relative error",
+            "at",
+            "backpropagation",
+            "differences",
+        ]
         rows = [
             [
-                str(part.layer),
-                part.kind,
+                part.name,
                 " × ".join(map(str, part.shape)),
+                str(part.n_compared),
+                str(part.n_kinks),
                 f"{part.max_relative_error:.1e}",
                 str(list(part.index)),
+                f"{part.analytic:.8g}",
+                f"{part.numeric:.8g}",
             ]
             for part in self.parts
         ]
-        return aligned_table([header, *rows])
+        return f"{summary}\n{aligned_table([header, *rows])}"
 
 
 def check_gradient(
@@ -208,13 +375,26 @@ def check_gradient(
     y: ArrayLike,
     loss: str | Loss = "cross_entropy",
     sample_weight: ArrayLike | None = None,
+    *,
+    inputs: bool = True,
+    entries_per_part: int | None = None,
+    tolerance: float = 1e-7,
+    seed: Seed = 0,
 ) -> GradientCheck:
     """Compare backpropagation with central differences, in float64.
 
     The error of an entry is |a − n| / max(|n|, r), where a is the analytic and n the
-    numeric derivative and r the root mean square of the numeric gradient: small entries
-    are not held against the rounding of the loss. Where a ReLU's input lies within a
-    step of 0, the two may differ although both are right.
+    numeric derivative and r the root mean square of the numeric ones, of all parameters
+    or of all inputs: small entries are not held against the rounding of the loss.
+
+    The step is ε^(1/3) · max(1, |θ|). Where that disagrees, steps 16 times as long to 64
+    times as short are tried, and the one counts from which the quotient changes least to
+    the next; what backpropagation says has no part in the choice.
+
+    At a kink, as where a ReLU's input is 0, there is no derivative. So where an entry
+    still disagrees and a slope of an activation, or of the loss, jumps within the step,
+    the derivative from the left or from the right will do; and where both have a kink in
+    their way, the entry is set aside and counted.
 
     Parameters
     ----------
@@ -228,34 +408,267 @@ def check_gradient(
         The loss, as for :meth:`MLP.loss`.
     sample_weight : array_like of shape (n_samples,), optional
         Weights, as for :meth:`MLP.loss`.
+    inputs : bool, default=True
+        Whether to check ∂L/∂x too.
+    entries_per_part : int, optional
+        Random entries to compare of each weight, of each bias and of `X`; all if left
+        out. An entry costs two forward passes.
+    tolerance : float, default=1e-7
+        Largest relative error of a right gradient; the default is what central
+        differences reach in float64.
+    seed : int or numpy.random.Generator, default=0
+        Where the choice of entries comes from.
 
     Returns
     -------
     GradientCheck
-        Has `max_relative_error`, `worst` and `ok()`.
+        Has `max_relative_error`, `worst`, `ok()` and `assert_ok()`; prints as a table.
 
     Raises
     ------
     TypeError, ValueError
         If an argument does not fit.
     """
+    tolerance = check_real("tolerance", tolerance, "(0, inf)")
+    if entries_per_part is not None:
+        entries_per_part = check_integer("entries_per_part", entries_per_part, minimum=1)
+    generator = as_generator(seed)
     net = net.astype("float64")
-    _, analytic = net.value_and_grad(X, y, loss, sample_weight)
-    numeric = finite_difference_gradient(net, X, y, loss, sample_weight)
-    error = np.abs(analytic.to_vector() - numeric.to_vector())
-    scale = np.abs(numeric.to_vector())
+    objective, batch = make_batch(net, X, y, loss, sample_weight)
+    analytic = net.value_and_grad(X, y, loss, sample_weight)[1].to_vector()
+    groups = [(_parameters(net, batch, objective, analytic), list(_parts_of_parameters(net)))]
+    if inputs:
+        analytic = net.input_gradient(X, y, loss, sample_weight)
+        part = _Part(None, "input", analytic.shape, 0)
+        present = present_samples(net, X, sample_weight)
+        variables = _inputs(net, batch, objective, analytic.ravel(), present)
+        groups.append((variables, [part]))
+    checks = [
+        check
+        for variables, parts in groups
+        for check in _check_parts(variables, parts, entries_per_part, tolerance, generator)
+    ]
+    return GradientCheck(tuple(checks), tolerance)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Where a weight or bias, or the inputs, lie in a vector of variables."""
+
+    layer: int | None
+    kind: str
+    shape: tuple[int, ...]
+    start: int
+
+
+def _parts_of_parameters(net: MLP) -> Iterator[_Part]:
+    """Yield weights and biases in the compact order."""
+    start = 0
+    for layer, pair in enumerate(zip(net.weights, net.biases, strict=True)):
+        for kind, array in zip(("weight", "bias"), pair, strict=True):
+            yield _Part(layer, kind, array.shape, start)
+            start += array.size
+
+
+@dataclass(frozen=True)
+class _Variables:
+    """What is moved, parameters or inputs, numbered in one vector.
+
+    `differences` takes numbers, steps and whether to take central quotients, else forward;
+    `slopes` takes a number and a value and returns pairs (z, σ'(z)), of each layer and last
+    of the loss, where that variable has that value.
+    """
+
+    values: NDArray[Any]
+    analytic: NDArray[Any]
+    differences: Callable[[NDArray[np.int64], NDArray[np.float64], bool], NDArray[np.float64]]
+    slopes: Callable[[int, float], list[tuple[NDArray[Any], NDArray[Any]]]]
+
+
+def _parameters(net: MLP, batch: Batch, loss: Loss, analytic: NDArray[Any]) -> _Variables:
+    """Describe the parameters, in the compact order."""
+    layout = net.parameters.layout
+
+    def differences(
+        positions: NDArray[np.int64], steps: NDArray[np.float64], central: bool
+    ) -> NDArray[np.float64]:
+        return _differences(net, batch, loss, layout.indices[positions], steps, central)
+
+    def slopes(position: int, value: float) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        moved = Parameters(layout)
+        moved.arena[...] = net.parameters.arena
+        moved.arena[layout.indices[position]] = value
+        return _slopes(net.layers, moved, batch, loss)
+
+    return _Variables(net.get_parameters(), analytic, differences, slopes)
+
+
+def _inputs(
+    net: MLP, batch: Batch, loss: Loss, analytic: NDArray[Any], present: NDArray[np.int64]
+) -> _Variables:
+    """Describe the inputs, sample by sample; those of weight 0 are not in the batch."""
+    n_in = net.n_in
+    values = np.zeros((len(analytic) // n_in, n_in))
+    values[present] = batch.x
+
+    def differences(
+        positions: NDArray[np.int64], steps: NDArray[np.float64], central: bool
+    ) -> NDArray[np.float64]:
+        out, samples = np.zeros(len(positions)), positions // n_in
+        for sample in np.intersect1d(samples, present):
+            part, x, share = _sample(batch, np.searchsorted(present, sample))
+            for place in np.flatnonzero(samples == sample):
+                feature, losses, points = positions[place] % n_in, [], []
+                for step in (steps[place], -steps[place] if central else 0):
+                    moved = x.copy()
+                    moved[0, feature] += step
+                    points.append(moved[0, feature])
+                    losses.append(net.mean_loss(part._replace(x=moved), loss))
+                out[place] = share * (losses[0] - losses[1]) / (points[0] - points[1])
+        return out
+
+    def slopes(position: int, value: float) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        part, x, _ = _sample(batch, np.searchsorted(present, position // n_in))
+        moved = x.copy()
+        moved[0, position % n_in] = value
+        return _slopes(net.layers, net.parameters, part._replace(x=moved), loss)
+
+    return _Variables(values.ravel(), analytic, differences, slopes)
+
+
+def _sample(batch: Batch, index: np.intp) -> tuple[Batch, NDArray[Any], float]:
+    """Return a sample as a batch of its own, its inputs, and its share in the mean loss."""
+    weights = batch.sample_weight
+    share = weights[index] / weights.sum() if len(weights) else 1 / len(batch.x)
+    part = batch.part(slice(index, index + 1))._replace(sample_weight=weights[:0])
+    return part, part.x, float(share)
+
+
+def _slopes(
+    layers: Sequence[Dense], parameters: Parameters, batch: Batch, loss: Loss
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Return z and σ'(z) of every layer, and last the outputs and the slopes of the loss."""
+    passed = forward_pass(layers, parameters.weights, parameters.biases, batch.x)
+    pairs = [(z, slope_of(layer, z, a)) for layer, (z, a) in zip(layers, passed, strict=True)]
+    output = passed[-1][1]
+    unweighted = batch._replace(sample_weight=batch.sample_weight[:0])
+    return [*pairs, (output, len(output) * output_gradient(output, unweighted, loss))]
+
+
+def _crosses_kink(variables: _Variables, position: int, step: float) -> bool:
+    """Return whether a slope jumps between θ − h and θ + h."""
+    value = variables.values[position]
+    below, above = (variables.slopes(position, value + h) for h in (-step, step))
+    return any(
+        bool((np.abs(slope2 - slope1) > SMALLEST_JUMP + STEEPEST * np.abs(z2 - z1)).any())
+        for (z1, slope1), (z2, slope2) in zip(below, above, strict=True)
+    )
+
+
+def _crosses_bend(variables: _Variables, position: int, step: float) -> bool:
+    """Return whether a slope, or the slope of one, jumps between θ − h and θ + h.
+
+    The second difference of a slope is O(h²) where it is smooth, and O(h) where it bends.
+    """
+    value = variables.values[position]
+    points = (variables.slopes(position, value + h) for h in (-step, 0, step))
+    for (z1, slope1), (_, slope2), (z3, slope3) in zip(*points, strict=True):
+        moved = np.abs(z3 - z1).max(axis=1, keepdims=True)
+        limit = (SMALLEST_BEND + STEEPEST * moved) * moved
+        if (np.abs(slope1 - 2 * slope2 + slope3) > limit).any():
+            return True
+    return False
+
+
+def _refined(
+    variables: _Variables, positions: NDArray[np.int64], steps: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return quotients that change least to the next step, and their steps."""
+    tried = np.array([steps * factor for factor in REFINEMENTS])
+    quotients = np.array([variables.differences(positions, each, True) for each in tried])
+    changes = np.nan_to_num(np.abs(np.diff(quotients, axis=0)), nan=np.inf)
+    best = 1 + changes.argmin(axis=0), np.arange(len(positions))
+    return quotients[best], tried[best]
+
+
+def _one_sided(
+    variables: _Variables, positions: NDArray[np.int64], steps: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the derivative from the side where it is closer to backpropagation's.
+
+    2 F(h) − F(2h), with the forward quotient F(h) = (L(θ + h) − L(θ)) / h, has error O(h²).
+    """
+    sides = np.array(
+        [
+            2 * variables.differences(positions, h, False)
+            - variables.differences(positions, 2 * h, False)
+            for h in (steps, -steps)
+        ]
+    )
+    closer = np.abs(sides - variables.analytic[positions]).argmin(axis=0)
+    return sides[closer, np.arange(len(positions))]
+
+
+def _relative_errors(
+    analytic: NDArray[np.float64], numeric: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return |a − n| / max(|n|, root mean square of n), 0 where both are 0."""
+    error, scale = np.abs(analytic - numeric), np.abs(numeric)
     scale = np.maximum(scale, np.sqrt(np.mean(scale**2)))
-    relative = Gradient(net.parameters.layout)
-    # Two gradients that are 0 everywhere agree.
-    relative.set_vector(np.divide(error, scale, out=error, where=scale > 0))
-    return GradientCheck(tuple(_errors_of_parts(relative)))
+    return np.divide(error, scale, out=error, where=scale > 0)
 
 
-def _errors_of_parts(relative: Gradient) -> list[ErrorOfPart]:
-    """Find the largest error of each weight and bias."""
-    parts = []
-    for layer, pair in enumerate(zip(relative.weights, relative.biases, strict=True)):
-        for kind, errors in zip(("weight", "bias"), pair, strict=True):
-            index = tuple(int(i) for i in np.unravel_index(errors.argmax(), errors.shape))
-            parts.append(ErrorOfPart(layer, kind, errors.shape, index, float(errors[index])))
-    return parts
+def _check_parts(
+    variables: _Variables,
+    parts: Sequence[_Part],
+    entries_per_part: int | None,
+    tolerance: float,
+    generator: np.random.Generator,
+) -> Iterator[PartCheck]:
+    """Compare some entries of each part."""
+    chosen = [_chosen(part, entries_per_part, generator) for part in parts]
+    positions = np.concatenate(chosen)
+    analytic = variables.analytic[positions]
+    steps = _default_steps(variables.values[positions], SCHEMES["central"][1])
+    numeric = variables.differences(positions, steps, True)
+    doubtful = np.flatnonzero(~(_relative_errors(analytic, numeric) <= tolerance))
+    numeric[doubtful], chosen_steps = _refined(variables, positions[doubtful], steps[doubtful])
+    errors = _relative_errors(analytic, numeric)
+    kinks, bends = np.zeros((2, len(positions)), bool)
+    for place, step in zip(doubtful, chosen_steps, strict=True):
+        if not errors[place] <= tolerance:
+            kinks[place] = _crosses_kink(variables, positions[place], step)
+            bends[place] = _crosses_bend(variables, positions[place], steps[place])
+    bends |= kinks
+    of_one_side = _one_sided(variables, positions[bends], steps[bends] / 4)
+    closer = np.abs(of_one_side - analytic[bends]) < np.abs(numeric[bends] - analytic[bends])
+    numeric[bends] = np.where(closer, of_one_side, numeric[bends])
+    errors = _relative_errors(analytic, numeric)
+    kinks &= errors > tolerance
+    errors[kinks] = 0
+    ends = np.cumsum([len(each) for each in chosen])
+    for part, end, count in zip(parts, ends, map(len, chosen), strict=True):
+        rows = slice(end - count, end)
+        worst = end - count + int(errors[rows].argmax())
+        n_kinks = int(kinks[rows].sum())
+        yield PartCheck(
+            layer=part.layer,
+            kind=part.kind,
+            shape=part.shape,
+            n_compared=count - n_kinks,
+            n_kinks=n_kinks,
+            max_relative_error=float(errors[worst]),
+            index=tuple(map(int, np.unravel_index(positions[worst] - part.start, part.shape))),
+            analytic=float(analytic[worst]),
+            numeric=float(numeric[worst]),
+        )
+
+
+def _chosen(
+    part: _Part, entries_per_part: int | None, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return the positions of a part's entries, or of some of them."""
+    n = math.prod(part.shape)
+    if entries_per_part is None or entries_per_part >= n:
+        return part.start + np.arange(n)
+    return part.start + np.sort(generator.choice(n, entries_per_part, replace=False))

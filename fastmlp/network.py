@@ -493,6 +493,170 @@ class MLP:
         self.prepare_quick_calls(objective)
         return value, grad
 
+    def input_gradient(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str | Loss = "cross_entropy",
+        sample_weight: ArrayLike | None = None,
+    ) -> Array:
+        """Return the derivative of the mean loss by the inputs, ∂L/∂x.
+
+        Row i is that of Σᵢ wᵢ L(F(xᵢ), yᵢ) / Σᵢ wᵢ by xᵢ: of the sample's own loss, times
+        its share in the mean. With one sample it is that of its loss.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+        y : array_like
+            Targets, as for :meth:`loss`.
+        loss : str or Loss, default="cross_entropy"
+            The loss, as for :meth:`loss`.
+        sample_weight : array_like of shape (n_samples,), optional
+            Weights, as for :meth:`loss`.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_samples, n_in) or (n_in,)
+            (W¹)ᵀ δ¹ of each sample, 0 where its weight is 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        from . import derivatives
+
+        return derivatives.input_gradient(self, X, y, loss, sample_weight)
+
+    def jacobian(self, X: ArrayLike) -> Array:
+        """Return the derivatives of the outputs by the inputs, ∂F/∂x.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_samples, n_out, n_in) or (n_out, n_in)
+            Entry [j, k] is ∂Fⱼ/∂xₖ, by backpropagation of every output at once.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `X` does not fit.
+        """
+        from . import derivatives
+
+        return derivatives.jacobian(self, X)
+
+    def sample_gradients(
+        self, X: ArrayLike, y: ArrayLike, loss: str | Loss = "cross_entropy"
+    ) -> Array:
+        """Return the gradient of each sample's own loss, one below the other.
+
+        Row i is what :meth:`value_and_grad` gives for sample i alone; unless classes have
+        weights, their mean is the gradient of the mean loss. :meth:`gradient_norms` has the norms
+        without the n_samples · n_parameters numbers.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+        y : array_like
+            Targets, as for :meth:`loss`.
+        loss : str or Loss, default="cross_entropy"
+            The loss, as for :meth:`loss`.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_samples, n_parameters) or (n_parameters,)
+            ∂Lᵢ/∂θ, in the order of :meth:`get_parameters`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        from . import derivatives
+
+        return derivatives.sample_gradients(self, X, y, loss)
+
+    def gradient_norms(
+        self, X: ArrayLike, y: ArrayLike, loss: str | Loss = "cross_entropy"
+    ) -> Array:
+        """Return the norm of the gradient of each sample's own loss, ‖∂Lᵢ/∂θ‖.
+
+        As a sample's ∂L/∂W is δ aᵀ, this takes one pass forward and one back for the batch
+        (Goodfellow, Efficient per-example gradient computations, 2015, arXiv:1510.01799).
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+        y : array_like
+            Targets, as for :meth:`loss`.
+        loss : str or Loss, default="cross_entropy"
+            The loss, as for :meth:`loss`.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_samples,) or ()
+            Euclidean norms over all weights and biases.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        from . import derivatives
+
+        return derivatives.gradient_norms(self, X, y, loss)
+
+    def hessian_product(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        vector: ArrayLike,
+        loss: str | Loss = "cross_entropy",
+        sample_weight: ArrayLike | None = None,
+    ) -> Gradient:
+        """Return the Hessian of the mean loss times a vector, ∂²L/∂θ² · v.
+
+        Exact, without the Hessian, at about the price of three gradients (Pearlmutter, Fast
+        exact multiplication by the Hessian, Neural Computation 6, 1994). At the kinks of
+        piecewise linear activations their second derivative counts as 0.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_samples, n_in) or (n_in,)
+            Samples, or one sample.
+        y : array_like
+            Targets, as for :meth:`loss`.
+        vector : array_like of shape (n_parameters,)
+            v, in the order of :meth:`get_parameters`.
+        loss : str or Loss, default="cross_entropy"
+            The loss, as for :meth:`loss`.
+        sample_weight : array_like of shape (n_samples,), optional
+            Weights, as for :meth:`loss`.
+
+        Returns
+        -------
+        Gradient
+            The product, as ``.weights[l]``, ``.biases[l]`` and ``.to_vector()``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit, or the kernels lack the second derivative of the
+            loss or of an activation.
+        """
+        from . import derivatives
+
+        return derivatives.hessian_product(self, X, y, vector, loss, sample_weight)
+
     # --- Training -------------------------------------------------------------------------
 
     def train_step(

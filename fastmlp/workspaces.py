@@ -74,6 +74,55 @@ class Workspaces(threading.local):
             self._gradient = arena.aligned_zeros(self._layout.n_elements, self._layout.dtype)
         return self._gradient
 
+    def jacobian(self, n_rows: int, n_threads: int) -> Array:
+        """Return a workspace of ``network_jacobian``.
+
+        Parameters
+        ----------
+        n_rows : int
+            Samples of the call.
+        n_threads : int
+            Threads of the call.
+
+        Returns
+        -------
+        numpy.ndarray
+            At least as large as the kernel wants.
+        """
+        return self._at_least("jacobian", min(n_rows, arena.ROW_BLOCK), n_threads)
+
+    def sample(self, n_threads: int) -> Array:
+        """Return a workspace of ``network_sample_gradients``, for any number of samples.
+
+        Parameters
+        ----------
+        n_threads : int
+            Threads of the call.
+
+        Returns
+        -------
+        numpy.ndarray
+            At least as large as the kernel wants.
+        """
+        return self._at_least("sample", 1, n_threads)
+
+    def hessian(self, n_rows: int, n_threads: int) -> Array:
+        """Return a workspace of ``network_hessian_product``.
+
+        Parameters
+        ----------
+        n_rows : int
+            Samples of the call.
+        n_threads : int
+            Threads of the call.
+
+        Returns
+        -------
+        numpy.ndarray
+            At least as large as the kernel wants.
+        """
+        return self._at_least("hessian", n_rows, n_threads)
+
     def _at_least(self, purpose: str, n_rows: int, n_threads: int) -> Array:
         """Return what is kept for a purpose if it suffices, else something larger."""
         rows, threads, workspace = self._kept.get(purpose, (0, 0, None))

@@ -548,5 +548,6 @@ def network_train(
 
 
 include "_calls.pxi"
+include "_derivatives.pxi"
 include "_ceilings.pxi"
 include "_elementary.pxi"

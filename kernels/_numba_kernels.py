@@ -66,6 +66,7 @@ NO_PLACE = np.zeros(len(LAYER_COLUMNS), np.int64)
 
 # As types of their own values, literal numbers would be compiled apart from other numbers.
 FIRST_THREAD, ONE_THREAD = np.int64(0), np.int64(1)
+LINEAR = np.int64(IDENTITY)
 
 # A tile of 8 × 2 vectors needs the 32 registers of AVX-512; 4 × 2 fit into 16.
 _FEATURES = binding.get_host_cpu_features()
@@ -385,6 +386,16 @@ def _hard_swish(z):
 @_inline
 def _hard_swish_gradient(z, grad):
     return ZERO if z <= -THREE else grad if z >= THREE else grad * (z / THREE + HALF)
+
+
+@_inline
+def _sigmoid_curvature(y, grad):
+    return grad * (y * (ONE - y)) * (ONE - TWO * y)
+
+
+@_inline
+def _tanh_curvature(y, grad):
+    return -TWO * y * (grad * (ONE - y * y))
 
 
 @_inline
@@ -934,6 +945,22 @@ def _apply_derivative(y_or_z, activation, alpha, grad):
 
 
 @_inner
+def _activate_curvature(y, grad, activation, alpha, out):
+    """Multiply every element of a gradient by σ''; `out` may be `grad`."""
+    for i in range(out.shape[0]):
+        y_row, grad_row, out_row = _row(y, i), _row(grad, i), _row(out, i)
+        if activation == SIGMOID:
+            for j in range(out_row.size):
+                out_row[j] = _sigmoid_curvature(y_row[j], grad_row[j])
+        elif activation == TANH:
+            for j in range(out_row.size):
+                out_row[j] = _tanh_curvature(y_row[j], grad_row[j])
+        else:
+            for j in range(out_row.size):
+                out_row[j] = ZERO * grad_row[j]
+
+
+@_inner
 def _maximum_and_sum_exp(logits):
     """Return the highest logit and Σ exp(o − highest), which cannot overflow."""
     highest = logits.dtype.type(-np.inf)
@@ -1136,6 +1163,42 @@ def _loss_gradient(o, t, label, loss, parameters, share, out):
         _pinballs_gradient(o, t, parameters, of_one, out)
     elif loss in (HINGE, SQUARED_HINGE):
         _hinges_gradient(o, t, label, loss == SQUARED_HINGE, of_one, out)
+
+
+@_inner
+def _cross_entropy_curvature(o, t, label, smoothing, share, r, out):
+    mean, total = o.dtype.type(0), o.dtype.type(label >= 0)
+    _softmax(o, out)
+    for j in range(out.size):
+        mean += out[j] * r[j]
+    if label < 0:
+        for target in t:
+            total += (ONE - smoothing) * target + smoothing / o.dtype.type(o.size)
+    for j in range(out.size):
+        out[j] = share * (total * out[j] * (r[j] - mean))
+
+
+@_inner
+def _binary_cross_entropy_curvature(o, t, parameters, share, r, out):
+    for j in range(o.size):
+        weight, s = ONE + (_positive_weight(parameters, j, o) - ONE) * t[j], _sigmoid(o[j])
+        out[j] = share * (weight * (s * (ONE - s) * r[j]))
+
+
+@_inner
+def _loss_curvature(o, t, label, loss, parameters, share, r, out):
+    """Store share · ∂²L/∂o² · r of one sample; a share of 0 gives 0."""
+    of_one = share / o.dtype.type(o.size)  # of one output in the mean
+    if share == ZERO:
+        _set(out, ZERO)
+    elif loss == CROSS_ENTROPY:
+        _cross_entropy_curvature(o, t, label, o.dtype.type(parameters[0]), share, r, out)
+    elif loss == BINARY_CROSS_ENTROPY:
+        _binary_cross_entropy_curvature(o, t, parameters, of_one, r, out)
+    else:
+        scale = share if loss == QUADRATIC else TWO * of_one
+        for j in range(out.size):
+            out[j] = scale * r[j]
 
 
 @_inline
@@ -2021,3 +2084,467 @@ def network_train(
         else:
             _share_layers(n_useful, (network[0], *rule, inputs, workspace))
         losses[step] = _mean(_losses_of(network[0], batch.size, workspace), data[3], batch)
+
+
+# --- Other derivatives, on the same passes ------------------------------------------------
+
+
+@_kernel
+def network_input_gradient(
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: Vector,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    sample_weight: Vector,
+    loss: Int,
+    loss_parameters: RealVector,
+    out: OutMatrix,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
+    """Return the mean loss of a batch and store its derivative by the inputs: δ¹·weightᵀ."""
+    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    n_rows, objective = x.shape[0], (loss, _as_vector(loss_parameters))
+    n_useful = _useful_threads(n_threads, n_rows * parameters.size)
+    _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
+    delta, weight = _delta_of(layers, 0, n_rows, workspace), _weight_of(layers, 0, parameters)
+    n_useful = _useful_threads(n_threads, n_rows * weight.size)
+    panels = _panels_of(layers, n_rows, workspace)
+    arguments = delta, _as_matrix(weight), data[0], LINEAR, 0.0, out, panels, n_rows
+    _share_backward_input(n_useful, arguments)
+    return _mean(_losses_of(layers, n_rows, workspace), data[3], _as_vector(NO_INDICES))
+
+
+@_inner
+def _jacobian_block(layers, alphas, parameters, x, out, workspace):
+    """Differentiate every output by every input, for some samples."""
+    n_rows, top, itemsize = x.shape[0], layers.shape[0] - 1, workspace.itemsize
+    n_out, buffers, widest = layers[top, N_OUT], 0, 0
+    for layer in range(top + 1):
+        stride = row_stride(layers[layer, N_OUT], itemsize)
+        buffers, widest = buffers + n_rows * stride, max(widest, stride)
+    n_seeds = n_rows * n_out
+    place, below = 0, x
+    for layer in range(top + 1):  # what σ' takes, y or z, is kept
+        n_units, activation = layers[layer, N_OUT], layers[layer, ACTIVATION]
+        stride = row_stride(n_units, itemsize)
+        y = known = _matrix(workspace, place, n_rows, n_units, stride)
+        if _takes_z(activation):
+            y = _matrix(workspace, buffers + layer % 2 * n_seeds * widest, n_rows, n_units, stride)
+            _run_layer(layers, alphas, parameters, layer, LINEAR, below, known)
+            _activate(known, activation, alphas[layer], y)
+        else:
+            _run_layer(layers, alphas, parameters, layer, activation, below, y)
+        place, below = place + n_rows * stride, y
+    start = buffers + 2 * n_seeds * widest
+    panel = _vector(workspace, start, workspace.size - start)
+    delta = _matrix(workspace, buffers, n_seeds, n_out, widest)
+    _clear(delta)
+    for seed in range(n_seeds):
+        delta[seed, seed % n_out] = ONE
+    for layer in range(top, -1, -1):
+        n_units = layers[layer, N_OUT]
+        stride = row_stride(n_units, itemsize)
+        place -= n_rows * stride
+        for row in range(n_rows):  # the same y or z for each of the sample's rows
+            known = _matrix(workspace, place + row * stride, n_out, n_units, 0)
+            grad = _rows_between(delta, row * n_out, (row + 1) * n_out)
+            _apply_derivative(known, layers[layer, ACTIVATION], alphas[layer], grad)
+        grad = out
+        if layer > 0:
+            start = buffers + (top - layer + 1) % 2 * n_seeds * widest
+            grad = _matrix(workspace, start, n_seeds, layers[layer, N_IN], widest)
+        weight = _weight_of(layers, layer, parameters)
+        _backward_input(
+            FIRST_THREAD, ONE_THREAD, delta, weight, grad, LINEAR, 0.0, grad, panel, n_seeds
+        )
+        delta = grad
+
+
+@_inner
+def _jacobian_blocks(thread, n_threads, layers, alphas, parameters, x, out, workspace):
+    """Differentiate a thread's blocks of samples."""
+    n_samples, n_out = x.shape[0], layers[layers.shape[0] - 1, N_OUT]
+    size = max(1, ROW_BLOCK // n_out)
+    share = workspace.size // (n_threads * ROW_MULTIPLE) * ROW_MULTIPLE
+    own = _vector(workspace, thread * share, share)
+    for block in range(thread, -(-n_samples // size), n_threads):
+        first, last = block * size, min(n_samples, (block + 1) * size)
+        jacobians = _rows_between(out, first * n_out, last * n_out)
+        _jacobian_block(layers, alphas, parameters, _rows_between(x, first, last), jacobians, own)
+
+
+_share_jacobians = _threaded(_jacobian_blocks)
+
+
+@_kernel
+def network_jacobian(
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: Vector,
+    x: Matrix,
+    out: OutMatrix,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
+    """Differentiate every output by every input: ∂oⱼ/∂xₖ of each sample."""
+    n_useful = _useful_threads(n_threads, out.shape[0] * parameters.size)
+    network = _network(layers, alphas, parameters)
+    _share_jacobians(n_useful, (*network, _as_matrix(x), out, workspace))
+
+
+@_inner
+def _sample_gradients(
+    thread,
+    n_threads,
+    layers,
+    alphas,
+    parameters,
+    x,
+    target,
+    labels,
+    loss,
+    loss_parameters,
+    out,
+    scratch,
+):
+    """Store the gradients of a thread's samples, each a batch of its own."""
+    share = scratch.size // (n_threads * ROW_MULTIPLE) * ROW_MULTIPLE
+    workspace = _vector(scratch, thread * share, share)
+    no_order, no_weights = _as_vector(NO_INDICES), _vector(parameters, 0, 0)
+    for i in range(thread, x.shape[0], n_threads):
+        inputs = _rows_between(x, i, i + 1)
+        row = target if labels.size else _rows_between(target, i, i + 1)
+        label = _vector(labels, i, 1) if labels.size else labels
+        sample = inputs, row, label, no_weights, no_order
+        objective = loss, loss_parameters, inputs, workspace
+        _sweep_rows(FIRST_THREAD, ONE_THREAD, layers, alphas, parameters, *sample, *objective)
+        rule = _storing(_row(out, i))
+        _update_layers(FIRST_THREAD, ONE_THREAD, layers, *rule, inputs, workspace)
+
+
+_share_samples = _threaded(_sample_gradients)
+
+
+@_kernel
+def network_sample_gradients(
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: Vector,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    loss: Int,
+    loss_parameters: RealVector,
+    out: OutMatrix,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
+    """Store the gradient of each sample's own loss, ∂Lᵢ/∂θ."""
+    n_useful = _useful_threads(n_threads, x.shape[0] * parameters.size)
+    network, data = _network(layers, alphas, parameters), (_as_matrix(x), _as_matrix(target))
+    objective = _as_vector(labels), loss, _as_vector(loss_parameters)
+    _share_samples(n_useful, (*network, *data, *objective, out, workspace))
+
+
+@_kernel
+def network_gradient_norms(
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: Vector,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    loss: Int,
+    loss_parameters: RealVector,
+    out: OutVector,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
+    """Compute the norm of the gradient of each sample's own loss, without the gradient."""
+    n_rows, network = x.shape[0], _network(layers, alphas, parameters)
+    data = _data(x, target, labels, _vector(parameters, 0, 0))
+    objective = loss, _as_vector(loss_parameters)
+    n_useful = _useful_threads(n_threads, n_rows * parameters.size)
+    _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
+    for i in range(n_rows):
+        a, squares = _row(data[0], i), parameters.dtype.type(0)
+        for layer in range(layers.shape[0]):
+            delta = _row(_delta_of(layers, layer, n_rows, workspace), i)
+            squares += _dot(delta, delta) * (_dot(a, a) + ONE)
+            a = _row(_activation_of(layers, layer, n_rows, workspace), i)
+        # Each δ has the 1/n of the mean in it.
+        out[i] = math.sqrt(squares) * parameters.dtype.type(n_rows)
+
+
+# --- Finite differences that compute again only what a weight changes ---------------------
+# The training workspace holds z of every layer where training has δ.
+
+
+@_inner
+def _store_passes(layers, alphas, parameters, x, workspace):
+    """Store z and a of every layer."""
+    n_rows, below = x.shape[0], x
+    for layer in range(layers.shape[0]):
+        weight, bias = _weight_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
+        z = _delta_of(layers, layer, n_rows, workspace)
+        a = _activation_of(layers, layer, n_rows, workspace)
+        _forward(FIRST_THREAD, ONE_THREAD, below, weight, bias, LINEAR, 0.0, z)
+        _activate(z, layers[layer, ACTIVATION], alphas[layer], a)
+        below = a
+
+
+@_inner
+def _moved_unit(layers, alphas, x, move, change, first, last, workspace, a):
+    """Compute a of the unit whose weight has changed, for some samples."""
+    layer, source, unit = move
+    n_rows = x.shape[0]
+    z = _delta_of(layers, layer, n_rows, workspace)
+    below = _activation_of(layers, layer - 1, n_rows, workspace) if layer > 0 else x
+    column = _row(a, 0)
+    for i in range(first, last):
+        factor = below[i, source] if source < below.shape[1] else ONE
+        column[i - first] = z[i, unit] + change * factor
+    _activate(a, layers[layer, ACTIVATION], alphas[layer], a)
+
+
+@_inner
+def _moved_outputs(layers, alphas, parameters, n_rows, move, first, last, workspace, a):
+    """Run the layers above a unit whose a has changed; two buffers take turns."""
+    layer, _, unit = move
+    top, column = layers.shape[0] - 1, _row(a, 0)
+    index = min(layer + 1, top)
+    buffers = _panels_of(layers, n_rows, workspace)
+    size = buffers.size // (2 * ROW_MULTIPLE) * ROW_MULTIPLE
+    old = _rows_between(_activation_of(layers, layer, n_rows, workspace), first, last)
+    n_units = layers[index, N_OUT]
+    out = _matrix(buffers, 0, last - first, n_units, row_stride(n_units, buffers.itemsize))
+    if layer == top:
+        for i in range(last - first):
+            _copy(_row(old, i), _row(out, i))
+            out[i, unit] = column[i]
+        return out
+    weight = _row(_weight_of(layers, index, parameters), unit)
+    z = _rows_between(_delta_of(layers, index, n_rows, workspace), first, last)
+    for i in range(last - first):
+        source, sink, change = _row(z, i), _row(out, i), column[i] - old[i, unit]
+        for j in range(sink.size):
+            sink[j] = source[j] + change * weight[j]
+    _activate(out, layers[index, ACTIVATION], alphas[index], out)
+    for index in range(layer + 2, top + 1):
+        n_units = layers[index, N_OUT]
+        stride = row_stride(n_units, buffers.itemsize)
+        start = (index - layer + 1) % 2 * size
+        above = _matrix(buffers, start, last - first, n_units, stride)
+        activation = layers[index, ACTIVATION]
+        _run_layer(layers, alphas, parameters, index, activation, out, above)
+        out = above
+    return out
+
+
+@_inner
+def _moved_risk(layers, alphas, parameters, data, objective, move, change, workspace):
+    """Return the mean loss where one weight has changed."""
+    x, target, labels, sample_weight = data
+    n_rows, no_order = x.shape[0], _as_vector(NO_INDICES)
+    losses = _losses_of(layers, n_rows, workspace)
+    for first in range(0, n_rows, ROW_BLOCK):
+        last = min(n_rows, first + ROW_BLOCK)
+        a = _matrix(workspace, 0, 1, last - first, last - first)  # where none is gathered
+        _moved_unit(layers, alphas, x, move, change, first, last, workspace, a)
+        output = _moved_outputs(layers, alphas, parameters, n_rows, move, first, last, workspace, a)
+        for i in range(first, last):
+            row, label = _target_of(target, labels, no_order, i)
+            losses[i] = _loss(_row(output, i - first), row, label, *objective)
+    return _mean(losses, sample_weight, no_order)
+
+
+@_kernel
+def network_fair_difference_gradient(
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: Vector,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    sample_weight: Vector,
+    loss: Int,
+    loss_parameters: RealVector,
+    indices: IntVector,
+    steps: Vector,
+    central: Bool,
+    out: OutRealVector,
+    workspace: OutVector,
+):
+    """Estimate ∂L/∂θ by finite differences, computing again only what a weight changes."""
+    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    n_rows, top, here = x.shape[0], layers.shape[0] - 1, 0.0
+    objective, no_order = (loss, _as_vector(loss_parameters)), _as_vector(NO_INDICES)
+    _store_passes(*network, data[0], workspace)
+    if not central:
+        output = _activation_of(layers, top, n_rows, workspace)
+        losses = _losses_of(layers, n_rows, workspace)
+        _losses(0, n_rows, output, *data[1:3], no_order, *objective, losses)
+        here = _mean(losses, data[3], no_order)
+    for position in range(indices.size):
+        index, step, layer = indices[position], steps[position], 0
+        while layer < top and layers[layer + 1, WEIGHT] <= index:
+            layer += 1
+        place = index - layers[layer, WEIGHT]
+        move = layer, place // layers[layer, STRIDE], place % layers[layer, STRIDE]
+        arguments = data, objective, move
+        value = below = parameters[index]
+        above, loss_below = value + step, here
+        loss_above = _moved_risk(*network, *arguments, above - value, workspace)
+        if central:
+            below = value - step
+            loss_below = _moved_risk(*network, *arguments, below - value, workspace)
+        out[position] = (loss_above - loss_below) / (np.float64(above) - np.float64(below))
+
+
+# --- Hessian times vector -----------------------------------------------------------------
+# R{f} is the derivative of f along the vector. The workspace holds, in this order: R{z},
+# R{a} and R{δ} of every layer; ∂L/∂a and R{∂L/∂a} of one layer; the training workspace.
+
+
+@_inner
+def _outputs_size(layers, n_layers, n_rows, itemsize):
+    """Return the elements of the outputs of the first layers."""
+    size = 0
+    for layer in range(n_layers):
+        size += n_rows * row_stride(layers[layer, N_OUT], itemsize)
+    return size
+
+
+@_inner
+def _rate_of(layers, kind, layer, n_rows, workspace):
+    """Return the place of R{z} (kind 0), R{a} (1) or R{δ} (2) of a layer."""
+    start = kind * _outputs_size(layers, layers.shape[0], n_rows, workspace.itemsize)
+    start += _outputs_size(layers, layer, n_rows, workspace.itemsize)
+    n_out = layers[layer, N_OUT]
+    return _matrix(workspace, start, n_rows, n_out, row_stride(n_out, workspace.itemsize))
+
+
+@_inline
+def _add(matrix, to):
+    for i in range(to.shape[0]):
+        source, sink = _row(matrix, i), _row(to, i)
+        for j in range(sink.size):
+            sink[j] += source[j]
+
+
+@_inner
+def _rates_forward(layers, alphas, parameters, vector, x, rates, workspace):
+    """Compute R{z} = W R{a} + V a + c and R{a} = σ'(z) R{z} of every layer."""
+    n_rows, below = x.shape[0], x
+    for layer in range(layers.shape[0]):
+        step, bias = _weight_of(layers, layer, vector), _bias_of(layers, layer, vector)
+        rate = _rate_of(layers, 0, layer, n_rows, rates)
+        _forward(FIRST_THREAD, ONE_THREAD, below, step, bias, LINEAR, 0.0, rate)
+        if layer > 0:
+            weight = _weight_of(layers, layer, parameters)
+            _multiply_add(_rate_of(layers, 1, layer - 1, n_rows, rates), weight, rate)
+        below = _activation_of(layers, layer, n_rows, workspace)
+        out = _rate_of(layers, 1, layer, n_rows, rates)
+        _copy_rows(rate, out)
+        _apply_derivative(below, layers[layer, ACTIVATION], alphas[layer], out)
+
+
+@_inline
+def _carry(delta, weight, out, panel):
+    """Store δ·weightᵀ."""
+    n_rows = delta.shape[0]
+    _backward_input(FIRST_THREAD, ONE_THREAD, delta, weight, out, LINEAR, 0.0, out, panel, n_rows)
+
+
+@_inner
+def _rates_backward(layers, alphas, parameters, vector, grad, grad_rate, rates, workspace):
+    """Compute R{δ} = R{∂L/∂a} ⊙ σ' + ∂L/∂a ⊙ σ'' ⊙ R{z}, from these of the last layer down."""
+    n_rows = grad.shape[0]
+    panel = _panels_of(layers, n_rows, workspace)
+    for layer in range(layers.shape[0] - 1, -1, -1):
+        n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
+        y = _activation_of(layers, layer, n_rows, workspace)
+        activation, alpha = layers[layer, ACTIVATION], alphas[layer]
+        top, top_rate = _block(grad, 0, n_rows, 0, n_out), _block(grad_rate, 0, n_rows, 0, n_out)
+        delta_rate = _rate_of(layers, 2, layer, n_rows, rates)
+        _copy_rows(top_rate, delta_rate)
+        _apply_derivative(y, activation, alpha, delta_rate)
+        _activate_curvature(y, top, activation, alpha, top)
+        rate = _rate_of(layers, 0, layer, n_rows, rates)
+        for i in range(n_rows):
+            for j in range(n_out):
+                delta_rate[i, j] += top[i, j] * rate[i, j]
+        if layer == 0:
+            return
+        delta = _delta_of(layers, layer, n_rows, workspace)
+        weight, step = _weight_of(layers, layer, parameters), _weight_of(layers, layer, vector)
+        low, low_rate = _block(grad, 0, n_rows, 0, n_in), _block(grad_rate, 0, n_rows, 0, n_in)
+        more = _rate_of(layers, 2, layer - 1, n_rows, rates)  # not in use yet
+        _carry(delta, weight, low, panel)
+        _carry(delta_rate, weight, low_rate, panel)
+        _carry(delta, step, more, panel)
+        _add(more, low_rate)
+
+
+@_inner
+def _store_products(layers, x, out, rates, workspace):
+    """Store R{∂L/∂W} = Σ a R{δ} + R{a} δ and R{∂L/∂b} = Σ R{δ}."""
+    n_rows, below = x.shape[0], x
+    _, no_state, storing, no_numbers, no_moves = _storing(out)
+    rule = no_state, _as_vector(NO_PLACE), storing, no_numbers, no_moves
+    for layer in range(layers.shape[0]):
+        weight, bias = _weight_of(layers, layer, out), _bias_of(layers, layer, out)
+        delta_rate = _rate_of(layers, 2, layer, n_rows, rates)
+        _backward_weight(FIRST_THREAD, ONE_THREAD, below, delta_rate, weight, bias, *rule)
+        if layer > 0:
+            rate = _rate_of(layers, 1, layer - 1, n_rows, rates)
+            _multiply_add(rate.T, _delta_of(layers, layer, n_rows, workspace), weight)
+        below = _activation_of(layers, layer, n_rows, workspace)
+
+
+@_kernel
+def network_hessian_product(
+    layers: IntTable,
+    alphas: RealVector,
+    parameters: Vector,
+    vector: Vector,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    sample_weight: Vector,
+    loss: Int,
+    loss_parameters: RealVector,
+    out: OutVector,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
+    """Multiply the Hessian of the mean loss by a vector: ∂²L/∂θ² · v."""
+    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    n_rows, top, direction = x.shape[0], layers.shape[0] - 1, _as_vector(vector)
+    size = _outputs_size(layers, top + 1, n_rows, workspace.itemsize)
+    widest = 0
+    for layer in range(top + 1):
+        widest = max(widest, row_stride(layers[layer, N_OUT], workspace.itemsize))
+    grad = _matrix(workspace, 3 * size, n_rows, widest, widest)
+    grad_rate = _matrix(workspace, 3 * size + n_rows * widest, n_rows, widest, widest)
+    start = 3 * size + 2 * n_rows * widest
+    training = _vector(workspace, start, workspace.size - start)
+    objective, no_order = (loss, _as_vector(loss_parameters)), _as_vector(NO_INDICES)
+    n_useful = _useful_threads(n_threads, n_rows * parameters.size)
+    _sweep(network, data, no_order, objective, training, n_useful)
+    _rates_forward(*network, direction, data[0], workspace, training)
+    output = _activation_of(layers, top, n_rows, training)
+    scale = _share_scale(data[3], no_order, n_rows)
+    output_rate = _rate_of(layers, 1, top, n_rows, workspace)
+    for i in range(n_rows):
+        o, r = _row(output, i), _row(output_rate, i)
+        row, label = _target_of(data[1], data[2], no_order, i)
+        share = parameters.dtype.type(_share(data[3], no_order, i, scale))
+        slope, curved = _vector(_row(grad, i), 0, o.size), _vector(_row(grad_rate, i), 0, o.size)
+        _loss_gradient(o, row, label, *objective, share, slope)
+        _loss_curvature(o, row, label, *objective, share, r, curved)
+    _rates_backward(*network, direction, grad, grad_rate, workspace, training)
+    _store_products(layers, data[0], out, workspace, training)

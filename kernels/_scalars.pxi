@@ -333,6 +333,35 @@ cdef void apply_derivative(
             grad[j] = hard_swish_gradient(y_or_z[j], grad[j])
 
 
+cdef inline floating sigmoid_curvature(floating y, floating grad) noexcept nogil:
+    return grad * (y * (1 - y)) * (1 - 2 * y)
+
+
+cdef inline floating tanh_curvature(floating y, floating grad) noexcept nogil:
+    return -2 * y * (grad * (1 - y * y))
+
+
+cdef inline void apply_second_derivative(
+    const floating* y,
+    const floating* grad,
+    Py_ssize_t n,
+    int activation,
+    floating alpha,
+    floating* out,
+) noexcept nogil:
+    """Write out = grad ⊙ σ'' for a row; out may be grad."""
+    cdef Py_ssize_t j
+    if activation == SIGMOID:
+        for j in range(n):
+            out[j] = sigmoid_curvature(y[j], grad[j])
+    elif activation == TANH:
+        for j in range(n):
+            out[j] = tanh_curvature(y[j], grad[j])
+    else:
+        for j in range(n):
+            out[j] = 0 * grad[j]
+
+
 # --- Losses: L of a sample and share · ∂L/∂o ----------------------------------------------
 # A target is a row of values, or a label where the row is NULL.
 
@@ -678,6 +707,73 @@ cdef inline void loss_gradient(
         delta = 2 * of_one if loss.code == MSE else share
         for j in range(n):
             out[j] = delta * (output[j] - target[j])
+
+
+cdef inline void cross_entropy_curvature(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t n,
+    floating smoothing,
+    floating share,
+    const floating* r,
+    floating* out,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating total = 0, mean = 0
+    softmax(output, n, out)
+    for j in range(n):
+        mean += out[j] * r[j]
+    if target is NULL:
+        total = 1
+    else:
+        for j in range(n):
+            total += (1 - smoothing) * target[j] + smoothing / n
+    for j in range(n):
+        out[j] = share * (total * out[j] * (r[j] - mean))
+
+
+cdef inline void binary_cross_entropy_curvature(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t n,
+    const double* positive,
+    floating share,
+    const floating* r,
+    floating* out,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef floating s, weight = 1
+    for j in range(n):
+        if positive is not NULL:
+            weight = 1 + (<floating> positive[j] - 1) * target[j]
+        s = fast_sigmoid(output[j])
+        out[j] = share * (weight * (s * (1 - s) * r[j]))
+
+
+cdef inline void loss_curvature(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t n,
+    const Loss* loss,
+    floating share,
+    const floating* r,
+    floating* out,
+) noexcept nogil:
+    """Write out = share · ∂²L/∂o² · r of one sample; a share of 0 gives 0."""
+    cdef Py_ssize_t j
+    cdef floating scale, of_one = share / n  # of one output in the mean
+    if share == 0:
+        for j in range(n):
+            out[j] = 0
+    elif loss.code == CROSS_ENTROPY:
+        scale = <floating> loss.parameters[0]
+        cross_entropy_curvature(output, target, n, scale, share, r, out)
+    elif loss.code == BINARY_CROSS_ENTROPY:
+        binary_cross_entropy_curvature(output, target, n, loss.parameters, of_one, r, out)
+    else:
+        scale = 2 * of_one if loss.code == MSE else share
+        for j in range(n):
+            out[j] = scale * r[j]
 
 
 # --- Updates: one step of θ, from the coefficients in the order of the catalogue ----------

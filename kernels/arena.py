@@ -26,9 +26,12 @@ from .catalogue import (
 __all__ = [
     "aligned_zeros",
     "forward_workspace_size",
+    "hessian_workspace_size",
+    "jacobian_workspace_size",
     "layer_table",
     "panel_size",
     "row_stride",
+    "sample_workspace_size",
     "training_workspace_size",
 ]
 
@@ -186,3 +189,78 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
         forward_workspace_size(layers, n_rows, itemsize, n_threads),
     )
     return n_rows * of_a_row + losses + scratch
+
+
+def jacobian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
+    """Return the elements of workspace of `network_jacobian`, bounded for any `n_rows`.
+
+    Parameters
+    ----------
+    layers : numpy.ndarray of int64, shape (n_layers, 6)
+        The network.
+    n_rows : int
+        Samples in the call.
+    itemsize : int
+        Bytes of an element.
+    n_threads : int
+        Threads that run the kernel.
+
+    Returns
+    -------
+    int
+        For each thread the outputs of every layer for a block of samples, two matrices
+        with `n_out` rows for each of them, and one packed panel.
+    """
+    strides = [row_stride(int(n), itemsize) for n in layers[:, N_OUT]]
+    n_out = int(layers[-1, N_OUT])
+    block = min(n_rows, max(1, ROW_BLOCK // n_out))
+    panel = panel_size(int(layers[:, : N_OUT + 1].max()))
+    return n_threads * (block * (sum(strides) + 2 * n_out * max(strides)) + panel)
+
+
+def hessian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
+    """Return the elements of workspace of `network_hessian_product`.
+
+    Parameters
+    ----------
+    layers : numpy.ndarray of int64, shape (n_layers, 6)
+        The network.
+    n_rows : int
+        Samples in the call.
+    itemsize : int
+        Bytes of an element.
+    n_threads : int
+        Threads that run the kernel.
+
+    Returns
+    -------
+    int
+        The training workspace; R{z}, R{a} and R{δ} of every layer; two matrices and two
+        rows as wide as the widest layer.
+    """
+    strides = [row_stride(int(n), itemsize) for n in layers[:, N_OUT]]
+    more = n_rows * (3 * sum(strides) + 2 * max(strides)) + 2 * max(strides)
+    return training_workspace_size(layers, n_rows, itemsize, n_threads) + more
+
+
+def sample_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
+    """Return the elements of workspace of `network_sample_gradients`, for any `n_rows`.
+
+    Parameters
+    ----------
+    layers : numpy.ndarray of int64, shape (n_layers, 6)
+        The network.
+    n_rows : int
+        Samples in the call.
+    itemsize : int
+        Bytes of an element.
+    n_threads : int
+        Threads that run the kernel.
+
+    Returns
+    -------
+    int
+        For each thread the training workspace of one sample, to whole cache lines.
+    """
+    size = training_workspace_size(layers, 1, itemsize, 1)
+    return n_threads * -(-size // ROW_MULTIPLE) * ROW_MULTIPLE

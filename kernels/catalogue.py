@@ -60,6 +60,8 @@ class Activation:
         Other names.
     source : str
         Where the function comes from.
+    second_derivative : str or None
+        σ''(z), written in y; None if the kernels lack it.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Activation:
     kinks: tuple[float, ...] = ()
     aliases: tuple[str, ...] = ()
     source: str = ""
+    second_derivative: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ class Loss:
         They come in blocks: first one output for each number of the target, then the next.
     takes_logits : bool
         Whether the loss applies softmax or sigmoid to the outputs.
+    curvature : str or None
+        The product of the Hessian ∂²L/∂o² with a vector r; None if the kernels lack it.
     """
 
     name: str
@@ -110,6 +115,7 @@ class Loss:
     parameters: tuple[str, ...] = ()
     outputs_per_target: int | None = 1
     takes_logits: bool = False
+    curvature: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ class Optimizer:
 # each backend. A function that only a user has could get the next code in the same dispatch:
 # kernels see codes, and nothing else here depends on there being a fixed number of them.
 ACTIVATIONS = (
-    Activation("identity", 0, "z", "1"),
+    Activation("identity", 0, "z", "1", second_derivative="0"),
     Activation(
         "relu",
         1,
@@ -151,6 +157,7 @@ ACTIVATIONS = (
         initializer="he_normal",
         kinks=(0,),
         source="Nair, Hinton: Rectified linear units improve RBMs, ICML 2010",
+        second_derivative="0",
     ),
     Activation(
         "leaky_relu",
@@ -162,9 +169,16 @@ ACTIVATIONS = (
         initializer="he_normal",
         kinks=(0,),
         source="Maas, Hannun, Ng: Rectifier nonlinearities, ICML 2013",
+        second_derivative="0",
     ),
-    Activation("sigmoid", 3, "1 / (1 + exp(−z))", "y (1 − y)"),
-    Activation("tanh", 4, "tanh(z)", "1 − y²"),
+    Activation(
+        "sigmoid",
+        3,
+        "1 / (1 + exp(−z))",
+        "y (1 − y)",
+        second_derivative="y (1 − y) (1 − 2y)",
+    ),
+    Activation("tanh", 4, "tanh(z)", "1 − y²", second_derivative="−2y (1 − y²)"),
     Activation(
         "silu",
         5,
@@ -259,6 +273,7 @@ ACTIVATIONS = (
         initializer="he_normal",
         kinks=(0, 6),
         source="Howard et al.: MobileNets, arXiv:1704.04861",
+        second_derivative="0",
     ),
     Activation(
         "hard_tanh",
@@ -267,6 +282,7 @@ ACTIVATIONS = (
         "1 if −1 < y < 1 else 0",
         kinks=(-1, 1),
         source="Collobert: Large scale machine learning, thesis, Paris VI, 2004",
+        second_derivative="0",
     ),
     Activation(
         "hard_sigmoid",
@@ -293,8 +309,8 @@ ACTIVATIONS = (
 TAKES_Z = sum(1 << row.code for row in ACTIVATIONS if not row.from_output)
 
 LOSSES = (
-    Loss("quadratic", 0, "½ Σⱼ (oⱼ − tⱼ)²"),
-    Loss("mse", 1, "1/n_out Σⱼ (oⱼ − tⱼ)²"),
+    Loss("quadratic", 0, "½ Σⱼ (oⱼ − tⱼ)²", curvature="r"),
+    Loss("mse", 1, "1/n_out Σⱼ (oⱼ − tⱼ)²", curvature="2/n_out r"),
     Loss(
         "cross_entropy",
         2,
@@ -302,6 +318,7 @@ LOSSES = (
         "labels or probabilities",
         parameters=("label_smoothing",),
         takes_logits=True,
+        curvature="Σⱼ t'ⱼ · s ⊙ (r − s·r), s = softmax(o)",
     ),
     Loss(
         "binary_cross_entropy",
@@ -310,6 +327,7 @@ LOSSES = (
         "probabilities",
         parameters=("pos_weights",),
         takes_logits=True,
+        curvature="1/n_out (1 + (p − 1) t) ⊙ s ⊙ (1 − s) ⊙ r, s = σ(o)",
     ),
     Loss("mae", 4, "1/n_out Σⱼ |oⱼ − tⱼ|"),
     Loss(

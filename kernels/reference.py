@@ -44,9 +44,15 @@ __all__ = [
     "loss_backward",
     "loss_forward",
     "network_difference_gradient",
+    "network_fair_difference_gradient",
     "network_forward",
     "network_gradient",
+    "network_gradient_norms",
+    "network_hessian_product",
+    "network_input_gradient",
+    "network_jacobian",
     "network_loss",
+    "network_sample_gradients",
     "network_train",
     "optimizer_step",
     "softmax_forward",
@@ -189,6 +195,17 @@ ACTIVATION_GRADIENTS = {
     CODES["HARD_TANH"]: lambda y, grad, alpha: np.where((y > -1) & (y < 1), grad, 0),
     CODES["HARD_SIGMOID"]: lambda z, grad, alpha: np.where((z > -3) & (z < 3), grad / 6, 0),
     CODES["HARD_SWISH"]: lambda z, grad, alpha: _hard_swish_gradient(z, grad),
+}
+
+#: grad ⊙ σ''
+ACTIVATION_CURVATURES = {
+    CODES["IDENTITY"]: lambda y, grad, alpha: 0 * grad,
+    CODES["RELU"]: lambda y, grad, alpha: 0 * grad,
+    CODES["LEAKY_RELU"]: lambda y, grad, alpha: 0 * grad,
+    CODES["SIGMOID"]: lambda y, grad, alpha: grad * (y * (1 - y)) * (1 - 2 * y),
+    CODES["TANH"]: lambda y, grad, alpha: -2 * y * (grad * (1 - y * y)),
+    CODES["RELU6"]: lambda y, grad, alpha: 0 * grad,
+    CODES["HARD_TANH"]: lambda y, grad, alpha: 0 * grad,
 }
 
 
@@ -337,6 +354,26 @@ LOSS_GRADIENTS: dict[int, Callable[[Array, Array, Indices, Array], Array]] = {
     CODES["SQUARED_HINGE"]: lambda o, t, labels, p: _hinge_gradient(
         2 * np.maximum(_margins(o, t, labels), 0), t, labels
     ),
+}
+
+
+def _cross_entropy_curvature(o: Array, target: Array, parameters: Array, r: Array) -> Array:
+    total = _smoothed(target, parameters).sum(axis=1, keepdims=True)
+    s = _softmax(o)
+    return total * s * (r - (s * r).sum(axis=1, keepdims=True))
+
+
+def _binary_cross_entropy_curvature(o: Array, t: Array, parameters: Array, r: Array) -> Array:
+    s = _sigmoid(o)
+    return (1 + (_positive_weights(parameters) - 1) * t) * (s * (1 - s) / o.shape[1] * r)
+
+
+#: ∂²L/∂o² · r of (o, t, parameters, r); t as above.
+LOSS_CURVATURES: dict[int, Callable[[Array, Array, Array, Array], Array]] = {
+    CODES["QUADRATIC"]: lambda o, t, p, r: r,
+    CODES["MSE"]: lambda o, t, p, r: 2 / o.shape[1] * r,
+    CODES["CROSS_ENTROPY"]: _cross_entropy_curvature,
+    CODES["BINARY_CROSS_ENTROPY"]: _binary_cross_entropy_curvature,
 }
 
 
@@ -1036,6 +1073,33 @@ def _mean_loss(
     return float(np.where(share == 0, 0, share * each).sum())
 
 
+def _deltas(
+    layers: Indices,
+    alphas: Array,
+    parameters: Array,
+    passed: tuple[list[Array], list[Array]],
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
+) -> list[Array]:
+    """Return δ of every layer: BP1 for the last one, BP2 for those below."""
+    (outputs, known), activations = passed, layers[:, CODES["ACTIVATION"]]
+    delta = np.empty_like(outputs[-1])
+    loss_backward(outputs[-1], target, labels, sample_weight, loss, loss_parameters, delta)
+    activation_backward(known[-1], delta, activations[-1], alphas[-1], delta)
+    deltas = [delta]
+    weights = [weight for weight, _, _ in _layer_views(layers, parameters)]
+    for index in reversed(range(1, len(layers))):
+        delta = deltas[0] @ weights[index].T
+        activation_backward(
+            known[index - 1], delta, activations[index - 1], alphas[index - 1], delta
+        )
+        deltas.insert(0, delta)
+    return deltas
+
+
 def network_gradient(
     layers: Indices,
     alphas: NDArray[np.float64],
@@ -1084,22 +1148,16 @@ def network_gradient(
     float
         The mean loss, as from :func:`network_loss`.
     """
-    outputs, known = _activations(layers, alphas, parameters, x)
-    delta = np.empty_like(outputs[-1])
-    loss_backward(outputs[-1], target, labels, sample_weight, loss, loss_parameters, delta)
-    activation_backward(known[-1], delta, layers[-1][CODES["ACTIVATION"]], alphas[-1], delta)
-    weights = [weight for weight, _, _ in _layer_views(layers, parameters)]
-    gradients = list(_layer_views(layers, grad))
-    for index in reversed(range(len(layers))):
-        grad_weight, grad_bias, _ = gradients[index]
-        dense_backward_weight(outputs[index], delta, grad_weight, grad_bias, workspace)
-        if index:
-            delta_below = delta @ weights[index].T
-            activation = layers[index - 1][CODES["ACTIVATION"]]
-            activation_backward(
-                known[index - 1], delta_below, activation, alphas[index - 1], delta_below
-            )
-            delta = delta_below
+    passed = _activations(layers, alphas, parameters, x)
+    deltas = _deltas(
+        layers, alphas, parameters, passed, target, labels, sample_weight, loss, loss_parameters
+    )
+    outputs, _ = passed
+    gradients = _layer_views(layers, grad)
+    for (grad_weight, grad_bias, _), below, delta in zip(
+        gradients, outputs[:-1], deltas, strict=True
+    ):
+        dense_backward_weight(below, delta, grad_weight, grad_bias, workspace)
     return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
 
 
@@ -1181,6 +1239,99 @@ def network_difference_gradient(
             below = parameters[index] = value - step
             loss_below = risk()
         parameters[index] = value
+        out[position] = (loss_above - loss_below) / (float(above) - float(below))
+
+
+def network_fair_difference_gradient(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
+    indices: Indices,
+    steps: Array,
+    central: bool,
+    out: NDArray[np.float64],
+    workspace: Array,
+) -> None:
+    """Estimate ∂L/∂θ by finite differences, computing again only what a weight changes.
+
+    Moving W or b of unit j of layer ℓ changes zⱼ alone in this layer; the pre-activations
+    of the layer above change by a multiple of unit j's row of its weight; the layers above
+    that one are run again. The estimates are those of
+    :func:`network_difference_gradient` up to rounding.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights.
+    loss : int
+        Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
+    indices : array of int64, shape (n,)
+        Elements of the arena to differentiate by; no padding.
+    steps : array of shape (n,)
+        h of each, not 0.
+    central : bool
+        Central differences, else forward.
+    out : array of float64, shape (n,)
+        Receives the estimates.
+    workspace : array of shape (training_workspace_size(...),)
+        Overwritten.
+    """
+    views = list(_layer_views(layers, parameters))
+    outputs, _ = _activations(layers, alphas, parameters, x)
+    z = [a @ weight + bias for a, (weight, bias, _) in zip(outputs, views, strict=False)]
+
+    def risk_where(layer: int, unit: int, moved: Array) -> float:
+        """Return the mean loss where a unit's pre-activation is another."""
+        _, _, activation = views[layer]
+        a = np.empty_like(moved)
+        activation_forward(moved, activation, alphas[layer], a)
+        output = outputs[layer + 1].copy()
+        change, output[:, unit] = a - output[:, unit], a
+        for above in range(layer + 1, len(views)):
+            weight, bias, activation = views[above]
+            if above == layer + 1:
+                output = z[above] + np.outer(change, weight[unit])
+            else:
+                output = output @ weight + bias
+            activation_forward(output, activation, alphas[above], output)
+        return _mean_loss(output, target, labels, sample_weight, loss, loss_parameters)
+
+    here = (
+        0.0
+        if central
+        else _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
+    )
+    for position, (index, step) in enumerate(zip(indices, steps, strict=True)):
+        layer = int(np.searchsorted(layers[:, CODES["WEIGHT"]], index, side="right")) - 1
+        row, unit = divmod(index - layers[layer, CODES["WEIGHT"]], layers[layer, CODES["STRIDE"]])
+        is_bias = row == layers[layer, CODES["N_IN"]]
+        x_of_weight = np.ones_like(x[:, 0]) if is_bias else outputs[layer][:, row]
+        value = parameters[index]
+        above, below = value + step, value - step if central else value
+        loss_above = risk_where(layer, unit, z[layer][:, unit] + (above - value) * x_of_weight)
+        loss_below = here
+        if central:
+            loss_below = risk_where(layer, unit, z[layer][:, unit] + (below - value) * x_of_weight)
         out[position] = (loss_above - loss_below) / (float(above) - float(below))
 
 
@@ -1310,3 +1461,315 @@ def _clip(parts: list[Array], clip_value: float, clip_norm: float) -> None:
     if norm > clip_norm:
         for part in parts:
             part *= part.dtype.type(clip_norm / norm)
+
+
+# --- Other derivatives, on the same passes ------------------------------------------------
+
+
+def network_input_gradient(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
+    out: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> float:
+    """Return the mean loss of a batch and store its derivative by the inputs: δ¹·weightᵀ.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights.
+    loss : int
+        Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
+    out : array of shape (n_samples, n_in)
+        Receives ∂(mean loss)/∂x.
+    workspace : array of shape (training_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+
+    Returns
+    -------
+    float
+        The mean loss, as from :func:`network_loss`.
+    """
+    passed = _activations(layers, alphas, parameters, x)
+    deltas = _deltas(
+        layers, alphas, parameters, passed, target, labels, sample_weight, loss, loss_parameters
+    )
+    outputs, _ = passed
+    weight, _, _ = next(_layer_views(layers, parameters))
+    dense_backward_input(deltas[0], weight, x, CODES["IDENTITY"], 0.0, out, workspace)
+    return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
+
+
+def network_jacobian(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    out: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> None:
+    """Differentiate every output by every input: ∂oⱼ/∂xₖ of each sample.
+
+    Backpropagation with the rows of the identity in place of ∂L/∂o.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    out : array of shape (n_samples * n_out, n_in)
+        Receives the Jacobians, one below the other.
+    workspace : array of shape (jacobian_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    _, known = _activations(layers, alphas, parameters, x)
+    views = list(_layer_views(layers, parameters))
+    n_out = known[-1].shape[1]
+    grad = np.tile(np.eye(n_out, dtype=x.dtype), (len(x), 1))
+    for (weight, _, activation), alpha, y_or_z in zip(
+        reversed(views), reversed(alphas), reversed(known), strict=True
+    ):
+        delta = np.empty_like(grad)
+        activation_backward(np.repeat(y_or_z, n_out, axis=0), grad, activation, alpha, delta)
+        grad = delta @ weight.T
+    out[...] = grad
+
+
+def network_sample_gradients(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
+    out: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> None:
+    """Store the gradient of each sample's own loss, ∂Lᵢ/∂θ.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    loss : int
+        Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
+    out : array of shape (n_samples, n_elements)
+        Receives the gradients, each laid out as the arena; the padding is left alone.
+    workspace : array of shape (sample_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    no_weights = np.empty(0, x.dtype)
+    for i, grad in enumerate(out):
+        one = slice(i, i + 1)
+        network_gradient(
+            layers,
+            alphas,
+            parameters,
+            x[one],
+            target[one],
+            labels[one],
+            no_weights,
+            loss,
+            loss_parameters,
+            grad,
+            workspace,
+        )
+
+
+def network_gradient_norms(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
+    out: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> None:
+    """Compute the norm of the gradient of each sample's own loss, without the gradient.
+
+    A sample's ∂L/∂W is δ aᵀ, so ‖∂L/∂W‖² = ‖δ‖² ‖a‖², and ‖∂L/∂b‖² = ‖δ‖² (Goodfellow,
+    Efficient per-example gradient computations, 2015, arXiv:1510.01799).
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    loss : int
+        Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
+    out : array of shape (n_samples,)
+        Receives ‖∂Lᵢ/∂θ‖, the Euclidean norm over all weights and biases.
+    workspace : array of shape (training_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    passed, no_weights = _activations(layers, alphas, parameters, x), np.empty(0, x.dtype)
+    deltas = _deltas(
+        layers, alphas, parameters, passed, target, labels, no_weights, loss, loss_parameters
+    )
+    outputs, _ = passed
+    squares = sum(
+        np.square(len(x) * delta).sum(axis=1) * (np.square(a).sum(axis=1) + 1)
+        for delta, a in zip(deltas, outputs, strict=False)
+    )
+    out[...] = np.sqrt(squares)
+
+
+def network_hessian_product(
+    layers: Indices,
+    alphas: NDArray[np.float64],
+    parameters: Array,
+    vector: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
+    out: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> None:
+    """Multiply the Hessian of the mean loss by a vector: ∂²L/∂θ² · v.
+
+    R{f} is the derivative of f(θ + tv) by t at t = 0. Applied to each equation of forward
+    and backward pass it gives R{∂L/∂θ}, the product, at about the price of two gradients
+    and with no error but rounding (Pearlmutter, Fast exact multiplication by the Hessian,
+    Neural Computation 6, 1994). With V and c the entries of v for W and b:
+
+    - R{z} = W R{a} + V a + c, R{a} = σ'(z) R{z}
+    - R{δ} = R{∂L/∂a} ⊙ σ'(z) + ∂L/∂a ⊙ σ''(z) ⊙ R{z}
+    - R{∂L/∂a} = ∂²L/∂o² R{o} at the top, Wᵀ R{δ} + Vᵀ δ below
+    - R{∂L/∂b} = Σ R{δ}, R{∂L/∂W} = Σ R{δ} aᵀ + δ R{a}ᵀ
+
+    At kinks σ'' is 0.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 6)
+        The layer table.
+    alphas : array of float64, shape (n_layers,)
+        Parameter of each layer's activation.
+    parameters : array of shape (n_elements,)
+        The arena.
+    vector : array of shape (n_elements,)
+        v, laid out as the arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights.
+    loss : int
+        Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
+    out : array of shape (n_elements,)
+        Receives the product, laid out as the arena; its padding is left alone.
+    workspace : array of shape (hessian_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+    """
+    passed = _activations(layers, alphas, parameters, x)
+    deltas = _deltas(
+        layers, alphas, parameters, passed, target, labels, sample_weight, loss, loss_parameters
+    )
+    outputs, _ = passed
+    views, directions = (list(_layer_views(layers, arena)) for arena in (parameters, vector))
+    activations = layers[:, CODES["ACTIVATION"]]
+    rates, z_rates = [np.zeros_like(x)], []  # R{a}, R{z}
+    for index, ((weight, _, _), (step, bias_step, _)) in enumerate(
+        zip(views, directions, strict=True)
+    ):
+        z_rates.append(rates[-1] @ weight + outputs[index] @ step + bias_step)
+        rate = np.empty_like(z_rates[-1])
+        activation_backward(
+            outputs[index + 1], z_rates[-1], activations[index], alphas[index], rate
+        )
+        rates.append(rate)
+    grad = np.empty_like(outputs[-1])
+    loss_backward(outputs[-1], target, labels, sample_weight, loss, loss_parameters, grad)
+    share = _sample_shares(sample_weight, len(x), x.dtype)[:, None]
+    values = _as_values(target, labels, outputs[-1])
+    curved = LOSS_CURVATURES[loss](outputs[-1], values, loss_parameters.astype(x.dtype), rates[-1])
+    grad_rate = np.where(share == 0, 0, share * curved)
+    products = list(_layer_views(layers, out))
+    for index in reversed(range(len(layers))):
+        y, curvature = outputs[index + 1], ACTIVATION_CURVATURES[activations[index]]
+        delta_rate = np.empty_like(grad_rate)
+        activation_backward(y, grad_rate, activations[index], alphas[index], delta_rate)
+        delta_rate += curvature(y, grad, x.dtype.type(alphas[index])) * z_rates[index]
+        weight_product, bias_product, _ = products[index]
+        weight_product[...] = outputs[index].T @ delta_rate + rates[index].T @ deltas[index]
+        bias_product[...] = delta_rate.sum(axis=0)
+        weight, step = views[index][0], directions[index][0]
+        grad = deltas[index] @ weight.T
+        grad_rate = delta_rate @ weight.T + deltas[index] @ step.T

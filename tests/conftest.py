@@ -227,8 +227,13 @@ def loss_parameters() -> Callable[..., np.ndarray]:
     return _loss_parameters
 
 
-def _draw_target(rng: np.random.Generator, loss: int, shape: tuple[int, int]) -> np.ndarray:
-    """Return targets of the kind that the loss takes, for outputs of some shape."""
+def _draw_target(
+    rng: np.random.Generator, loss: int, shape: tuple[int, int], n_targets: int | None = None
+) -> np.ndarray:
+    """Return targets of the kind that the loss takes, for outputs of some shape.
+
+    `n_targets` numbers make a target, or as many as with the parameters of `_loss_parameters`.
+    """
     row, (n_samples, n_out) = LOSSES[loss], shape
     if row.target == "counts":
         return rng.poisson(2, size=shape).astype(float)
@@ -236,8 +241,9 @@ def _draw_target(rng: np.random.Generator, loss: int, shape: tuple[int, int]) ->
         return rng.choice([-1.0, 1.0], size=shape)
     if row.target != "values":
         return rng.dirichlet(np.ones(n_out), n_samples)
-    of_one = row.outputs_per_target or len(_loss_parameters(loss, n_out))
-    return rng.normal(size=(n_samples, n_out // max(of_one, 1)))
+    if n_targets is None:
+        n_targets = n_out // (row.outputs_per_target or len(_loss_parameters(loss, n_out)))
+    return rng.normal(size=(n_samples, n_targets))
 
 
 @pytest.fixture

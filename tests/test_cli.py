@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import fastmlp as fm
@@ -75,6 +76,63 @@ def test_info_prints_the_configuration(capsys):
 def test_wrong_arguments_end_with_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return the paths of a saved network and of data for it."""
+    rng = np.random.default_rng(0)
+    paths = tmp_path / "net.safetensors", tmp_path / "data.npz"
+    fm.MLP.from_sizes([4, 5, 3], "tanh", seed=0).save(paths[0])
+    arrays = {"X": rng.normal(size=(40, 4)), "y": rng.integers(3, size=40)}
+    np.savez(paths[1], **arrays, sample_weight=rng.random(40))
+    return [str(path) for path in paths]
+
+
+def test_gradcheck_prints_the_table(saved, capsys):
+    assert cli.main(["gradcheck", *saved]) == 0
+    data = np.load(saved[1])
+    first = [data[name][:32] for name in ("X", "y", "sample_weight")]
+    net = fm.load(saved[0])
+    check = fm.check_gradient(net, *first[:2], sample_weight=first[2])
+    assert capsys.readouterr().out == f"{net}\n{check}\n"
+
+
+def test_gradcheck_takes_options(saved, capsys):
+    options = {"samples": 7, "entries": 2, "seed": 5, "loss": "mse", "backend": "numpy"}
+    rng = np.random.default_rng(0)
+    np.savez(saved[1], X=rng.normal(size=(9, 4)), y=rng.normal(size=(9, 3)))
+    given = [f"--{name}={value}" for name, value in options.items()]
+    assert cli.main(["gradcheck", *saved, *given]) == 0
+    assert "10 entries compared" in capsys.readouterr().out
+    assert backends.get_backend() == "numpy"
+
+
+def test_gradcheck_fails_with_status_1(saved, capsys, monkeypatch):
+    assert cli.main(["gradcheck", *saved, "--tolerance", "1e-15"]) == 1
+    assert "Gradient check failed" in capsys.readouterr().out
+    monkeypatch.setattr(fm.MLP, "input_gradient", lambda *_: np.ones((32, 4)))
+    assert cli.main(["gradcheck", *saved]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing", "{data}"], "No such file or directory: 'missing'"),
+        (["{net}", "{net}"], "net.safetensors must be an NPZ file of plain arrays"),
+        (["{net}", "{other}"], "other.npz must hold arrays X and y, got z"),
+        (["{net}", "{data}", "--loss", "hinges"], "loss must be one of"),
+        (["{net}", "{data}", "--entries", "0"], "entries_per_part must be an integer of at least"),
+        (["{net}", "{data}", "--samples", "0"], "samples must be an integer of at least 1, got 0"),
+    ],
+)
+def test_gradcheck_refuses_what_does_not_fit(saved, tmp_path, arguments, message, capsys):
+    np.savez(tmp_path / "other.npz", z=1)
+    paths = {"net": saved[0], "data": saved[1], "other": tmp_path / "other.npz"}
+    with pytest.raises(SystemExit) as end:
+        cli.main(["gradcheck", *(argument.format(**paths) for argument in arguments)])
     assert end.value.code == 2
     assert message in capsys.readouterr().err
 

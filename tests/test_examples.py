@@ -1,29 +1,37 @@
-"""Every example runs, on small arguments, and prints lines that begin as they should."""
+"""Every example runs, on small arguments, and prints what it promises."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-#: Arguments of each example, and how the lines after the header begin.
-RUNS = {
-    "convergence_rates": (["2"], ["2", "2"]),
-    "cost_of_backpropagation": (["8", "16"], ["8", "16"]),
-}
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_example(name):
-    arguments, beginnings = RUNS[name]
+def run(name, *arguments):
+    """Return what an example prints."""
     command = [sys.executable, "-P", EXAMPLES / f"{name}.py", *arguments]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    lines = printed.splitlines()[1 : 1 + len(beginnings)]
-    assert [line.split()[0] for line in lines] == beginnings
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_cost_of_backpropagation():
+    costs, errors = run("cost_of_backpropagation", "4", "8").split("\n\n")
+    lines = costs.splitlines()
+    assert [line.split()[:2] for line in lines[2:4]] == [["4-4-4-10", "90"], ["8-8-8-10", "234"]]
+    assert float(lines[2].split()[5]) > 10  # naive differences cost more than the gradient
+    assert lines[4].startswith("naive / gradient grows as parameters^")
+    rows = [list(map(float, line.split()[:3])) for line in errors.splitlines()[1:]]
+    step, forward, central = zip(*rows, strict=True)
+    # Truncation to the left, rounding to the right; the lowest points are at √ε and ∛ε.
+    assert step[forward.index(min(forward))] in (1e-7, 1e-8)
+    assert step[central.index(min(central))] in (1e-5, 1e-6)
+    assert min(central) < min(forward)
+
+
+def test_convergence_rates():
+    lines = run("convergence_rates", "2").splitlines()[1:3]
+    assert [line.split()[0] for line in lines] == ["2", "2"]
 
 
 def test_every_example_is_run():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(RUNS)
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested - {"every_example_is_run"}

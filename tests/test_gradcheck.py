@@ -1,4 +1,7 @@
-"""The gradient check: finds right gradients right and wrong ones wrong, on every backend."""
+"""The gradient check: finds right gradients right and wrong ones wrong, on every backend.
+
+Gradients made wrong on purpose, equation by equation, are in ``test_gradient_mutants.py``.
+"""
 
 from __future__ import annotations
 
@@ -93,11 +96,11 @@ def check_backpropagation(backend, activation, loss, depth):
     with fm.use_backend(backend):
         for as_labels in (False, True)[: 1 + ("labels" in loss.row.target)]:
             net, x, y = draw(activation, loss, depth, as_labels)
-            check = fm.check_gradient(net, x, y, loss=loss)
-            assert check.ok(1e-7), f"{check}"
-            assert fm.check_gradient(net, x[0], y[0], loss=loss).ok(1e-7)
-            weights = [1, 0, 2, 0.5, 3]
-            assert fm.check_gradient(net, x, y, loss, sample_weight=weights).ok(1e-7)
+            fm.check_gradient(net, x, y, loss=loss).assert_ok()
+            fm.check_gradient(net, x[0], y[0], loss=loss).assert_ok()
+            check = fm.check_gradient(net, x, y, loss, sample_weight=[1, 0, 2, 0.5, 3])
+            check.assert_ok()
+            assert (check.n_compared, check.n_kinks) == (net.n_parameters + x.size, 0)
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4])
@@ -109,16 +112,18 @@ def test_backpropagation_is_right_at_every_depth(backend, depth, activation):
 @pytest.mark.parametrize("rank", [0, -1], ids=["smallest entry", "largest entry"])
 def test_the_formula_of_the_error(monkeypatch, rank):
     net, x, y = draw("tanh", "quadratic", 2, as_labels=False)
-    estimate = fm.finite_difference_gradient(net, x, y, "quadratic").to_vector()
+    estimate = net.value_and_grad(x, y, "quadratic")[1].to_vector()
     root_mean_square = np.sqrt(np.mean(estimate**2))
     index = np.argsort(np.abs(estimate))[rank]
     wrong = fm.parameters.Gradient(net.parameters.layout)
     wrong.set_vector(estimate + 0.01 * (np.arange(len(estimate)) == index))
     monkeypatch.setattr(fm.MLP, "value_and_grad", lambda *_: (0.0, wrong))
-    check = fm.check_gradient(net, x, y, "quadratic")
+    check = fm.check_gradient(net, x, y, "quadratic", inputs=False)
     expected = 0.01 / max(abs(estimate[index]), root_mean_square)
     assert check.max_relative_error == pytest.approx(expected)
-    assert sum(part.max_relative_error > 0 for part in check.parts) == 1
+    assert sum(part.max_relative_error > 1e-3 for part in check.parts) == 1
+    worst = check.worst
+    assert worst.analytic - worst.numeric == pytest.approx(0.01)
 
 
 def test_a_wrong_entry_is_found(monkeypatch):
@@ -147,8 +152,8 @@ def test_a_wrong_bias_and_nan_are_found(monkeypatch):
 
     monkeypatch.setattr(fm.MLP, "value_and_grad", wrong)
     net, x, y = draw("tanh", "cross_entropy", 2, as_labels=True)
-    check = fm.check_gradient(net, x, y)
-    assert not check.ok(np.inf)
+    check = fm.check_gradient(net, x, y, tolerance=1e300)
+    assert not check.ok()
     assert (check.worst.layer, check.worst.kind, check.worst.index) == (0, "bias", (1,))
 
 
@@ -166,15 +171,16 @@ def test_a_float32_network_is_checked_in_float64():
     np.testing.assert_array_equal(net.get_parameters(), before)
 
 
+@pytest.mark.parametrize("method", ["naive", "fair"])
 @pytest.mark.parametrize(("scheme", "order"), [("central", 2), ("forward", 1)])
-def test_the_error_falls_with_the_step_as_the_formula_says(backend, scheme, order):
+def test_the_error_falls_with_the_step_as_the_formula_says(backend, scheme, order, method):
     net, x, y = draw("tanh", "quadratic", 2, as_labels=False)
     exact = net.value_and_grad(x, y, "quadratic")[1].to_vector()
     with fm.use_backend(backend):
         errors = [
             np.abs(
                 fm.finite_difference_gradient(
-                    net, x, y, "quadratic", scheme=scheme, step=step
+                    net, x, y, "quadratic", scheme=scheme, step=step, method=method
                 ).to_vector()
                 - exact
             ).max()
@@ -193,6 +199,42 @@ def test_default_steps_suit_the_dtype(dtype):
         assert np.abs(estimate - exact).max() < 10 * np.finfo(dtype).eps ** power
 
 
+@pytest.mark.parametrize("method", ["naive", "fair"])
+@pytest.mark.parametrize("scheme", ["central", "forward"])
+def test_threads_change_no_bit_of_the_differences(backend, monkeypatch, scheme, method):
+    net, x, y = draw("tanh", "cross_entropy", 3, as_labels=True)
+    monkeypatch.setattr(fm.backends, "_threads", fm.backends.Threads(1))
+    found = []
+    for n_threads in (1, 2, 7):
+        fm.set_num_threads(n_threads, work_per_thread=0)
+        with fm.use_backend(backend):
+            estimate = fm.finite_difference_gradient(net, x, y, scheme=scheme, method=method)
+        found.append(estimate.to_vector().tobytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_only_some_entries_are_estimated(backend):
+    net, x, y = draw("tanh", "cross_entropy", 3, as_labels=True)
+    with fm.use_backend(backend):
+        every = fm.finite_difference_gradient(net, x, y).to_vector()
+        some = fm.finite_difference_gradient(net, x, y, entries=[7, 0, 30]).to_vector()
+        none = fm.finite_difference_gradient(net, x, y, entries=[]).to_vector()
+    np.testing.assert_array_equal(some[[0, 7, 30]], every[[0, 7, 30]])
+    assert np.isnan(some).sum() == len(every) - 3
+    assert np.isnan(none).all()
+
+
+def test_an_error_in_a_thread_comes_out(monkeypatch, kernels, backend):
+    def wrong(*_):
+        raise RuntimeError("boom")
+
+    net, x, y = draw("tanh", "cross_entropy", 3, as_labels=True)
+    monkeypatch.setattr(fm.backends, "_threads", fm.backends.Threads(2, 0.0))
+    monkeypatch.setattr(kernels, "network_difference_gradient", wrong)
+    with fm.use_backend(backend), pytest.raises(RuntimeError, match="boom"):
+        fm.finite_difference_gradient(net, x, y)
+
+
 def test_finite_differences_leave_the_network_alone():
     net, x, y = draw("relu", "mse", 3, as_labels=False)
     before = net.parameters.arena.copy()
@@ -207,6 +249,9 @@ def test_finite_differences_leave_the_network_alone():
     [
         ({"scheme": "centre"}, "scheme must be one of 'central', 'forward', got 'centre'"),
         ({"step": 0}, r"step must be a number in \(0, inf\), got 0"),
+        ({"entries": [3, 15]}, "entries must be from 0 to 14, got 15"),
+        ({"entries": 3}, r"entries must have shape \(n,\), got \(\)"),
+        ({"method": "fast"}, "method must be one of 'naive', 'fair', got 'fast'"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
@@ -217,13 +262,192 @@ def test_wrong_options_are_refused(options, message):
 
 def test_it_prints_as_a_table():
     net, x, y = draw("tanh", "mse", 2, as_labels=False)
-    lines = str(fm.check_gradient(net, x, y, "mse")).splitlines()
-    assert lines[0].split() == ["layer", "part", "shape", "max", "relative", "error", "at"]
-    assert [line.split()[:5] for line in lines[1:3]] == [
-        ["0", "weight", "5", "×", "4"],
-        ["0", "bias", "5", *lines[2].split()[3:5]],
+    check = fm.check_gradient(net, x, y, "mse")
+    lines = str(check).splitlines()
+    assert repr(check) == str(check)
+    assert lines[0].startswith("Gradient check passed: largest relative error ")
+    assert lines[0].endswith(f"tolerance 1e-07; {net.n_parameters + 20} entries compared")
+    assert [line.split()[0] for line in lines[2:]] == [
+        *("weights[0]", "biases[0]", "weights[1]", "biases[1]", "X")
     ]
-    assert len(lines) == 5
+    assert lines[2].split()[:6] == ["weights[0]", "5", "×", "4", "20", "0"]
+
+
+def test_assert_ok_raises_the_table(monkeypatch):
+    monkeypatch.setattr(fm.MLP, "input_gradient", lambda *_: np.ones((5, 4)))
+    net, x, y = draw("tanh", "mse", 2, as_labels=False)
+    with pytest.raises(AssertionError, match=r"^Gradient check failed: .* in X\[\d, \d\], "):
+        fm.check_gradient(net, x, y, "mse").assert_ok()
+    fm.check_gradient(net, x, y, "mse", inputs=False).assert_ok()
+
+
+def test_a_choice_of_entries_is_compared():
+    net, x, y = draw("tanh", "mse", 2, as_labels=False)
+    checks = [
+        fm.check_gradient(net, x, y, "mse", entries_per_part=4, seed=seed) for seed in (0, 0, 1)
+    ]
+    assert [part.n_compared for part in checks[0].parts] == [4, 4, 4, 3, 4]
+    assert checks[0] == checks[1] != checks[2]
+
+
+def test_large_inputs_need_another_step():
+    net, x, y = draw("tanh", "quadratic", 2, as_labels=False)
+    x *= 1000
+    net.weights[0][...] /= 1000
+    estimate = fm.finite_difference_gradient(net, x, y, "quadratic").to_vector()
+    exact = net.value_and_grad(x, y, "quadratic")[1].to_vector()
+    assert np.abs(estimate - exact).max() > 1e-7 * np.sqrt(np.mean(exact**2))
+    fm.check_gradient(net, x, y, "quadratic").assert_ok()
+
+
+@pytest.fixture
+def net_at_a_kink():
+    """Two ReLUs, one of which is at its kink for the sample [1, 1]; the output is their sum."""
+    net = fm.MLP.from_sizes([2, 2, 1], "relu", dtype="float64", seed=0)
+    net.weights[0][...] = [[1, -1], [0.5, 1]]
+    net.weights[1][...] = [[2, 3]]
+    return net
+
+
+def test_the_slope_of_one_side_will_do_at_a_kink(backend, net_at_a_kink):
+    with fm.use_backend(backend):
+        check = fm.check_gradient(net_at_a_kink, [1, 1], [1], "quadratic")
+    check.assert_ok()
+    assert (check.n_compared, check.n_kinks) == (11, 0)
+
+
+def test_what_is_the_slope_of_neither_side_is_set_aside(monkeypatch, net_at_a_kink):
+    right = fm.MLP.value_and_grad
+
+    def wrong(self, *arguments):
+        value, grad = right(self, *arguments)
+        grad.biases[0][0] = 1  # the slopes are 0 from the left and 7 from the right
+        return value, grad
+
+    # With σ'(0) = 1/2 for ReLUs, say: no derivative, but the average of both sides.
+    monkeypatch.setattr(fm.MLP, "value_and_grad", wrong)
+    check = fm.check_gradient(net_at_a_kink, [1, 1], [1], "quadratic")
+    part = check.parts[1]
+    assert (part.name, part.n_kinks, part.n_compared) == ("biases[0]", 1, 1)
+
+
+def test_kinks_on_both_sides_are_set_aside(net_at_a_kink):
+    net_at_a_kink.weights[0][...] = [[1, 1], [-1, -1]]
+    check = fm.check_gradient(net_at_a_kink, [0, 0], [1], "quadratic")
+    check.assert_ok()
+    of_inputs = check.parts[-1]
+    assert (of_inputs.kind, of_inputs.n_compared, of_inputs.n_kinks) == ("input", 0, 2)
+    assert str(check).splitlines()[0].endswith(", 2 at kinks set aside")
+
+
+def test_a_kink_nearby_is_stepped_around(net_at_a_kink):
+    net_at_a_kink.biases[0][0] = 1e-6
+    check = fm.check_gradient(net_at_a_kink, [1, 1], [1], "quadratic")
+    check.assert_ok()
+    assert check.n_kinks == 0
+
+
+def put_output_at_kink(loss, net, x, y, distance):
+    """Change a target or a bias so that an output of sample 0 is so far from a kink."""
+    output = net(x)[0]
+    if loss.name == "huber":
+        y[0, 1] = output[1] - (loss.delta + distance)
+    elif loss.name in ("mae", "pinball"):
+        y[0, -1] = output[-1] - distance
+    elif y.ndim == 1:
+        net.biases[-1][0] += output[y[0]] - 1 + distance - output[0]
+    else:
+        net.biases[-1][1] += y[0, 1] * (1 + distance) - output[1]
+
+
+@pytest.mark.parametrize("distance", [1e-4, 1e-5, -1e-6, 1e-7, -1e-9, 0])
+@pytest.mark.parametrize(
+    ("loss", "as_labels"),
+    [
+        ("mae", False),
+        (fm.Huber(delta=0.6), False),
+        (fm.Pinball(quantiles=(0.2, 0.5, 0.7)), False),
+        *((name, as_labels) for name in ("hinge", "squared_hinge") for as_labels in (False, True)),
+    ],
+)
+def test_an_output_near_a_kink_of_the_loss(loss, as_labels, distance):
+    net, x, y = draw("tanh", loss, 2, as_labels)
+    put_output_at_kink(fm.losses.get(loss), net, x, y, distance)
+    check = fm.check_gradient(net, x, y, loss)
+    check.assert_ok()
+    # At its kink the pinball's derivative counts as 0, which is that of neither side.
+    assert (check.n_kinks > 0) == (fm.losses.get(loss).name == "pinball" and distance == 0)
+
+
+@pytest.mark.parametrize("distance", [1e-4, 1e-5, -1e-6, 1e-7, -1e-9, 0])
+@pytest.mark.parametrize(
+    ("activation", "kink"),
+    [(name, kink) for name, row in ACTIVATIONS.items() for kink in row.kinks],
+)
+def test_a_pre_activation_near_a_kink(activation, kink, distance):
+    net, x, y = draw(activation, "quadratic", 2, as_labels=False)
+    net.biases[0][2] += kink + distance - (x[0] @ net.weights[0][2] + net.biases[0][2])
+    fm.check_gradient(net, x, y, "quadratic").assert_ok()
+
+
+def test_a_wrong_gradient_is_no_bend(monkeypatch):
+    right = fm.MLP.value_and_grad
+
+    def wrong(self, *arguments):
+        value, grad = right(self, *arguments)
+        grad.biases[-1][1] *= 1 + 1e-5
+        return value, grad
+
+    monkeypatch.setattr(fm.MLP, "value_and_grad", wrong)
+    loss = fm.Huber(delta=0.6)
+    net, x, y = draw("tanh", loss, 2, as_labels=False)
+    put_output_at_kink(loss, net, x, y, 0)
+    check = fm.check_gradient(net, x, y, loss)
+    assert not check.ok()
+    assert check.n_kinks == 0
+
+
+def test_samples_of_weight_0_are_absent(backend):
+    net, x, y = draw("tanh", "cross_entropy", 2, as_labels=True)
+    weights = np.array([1, 0, 2, 0, 3])
+    broken, present = x.copy(), weights > 0
+    broken[~present] = np.nan
+    with fm.use_backend(backend):
+        expected = net.input_gradient(x[present], y[present], sample_weight=weights[present])
+        grad = net.input_gradient(broken, y, sample_weight=weights)
+        check = fm.check_gradient(net, broken, y, sample_weight=weights)
+    np.testing.assert_array_equal(grad[present], expected)
+    assert not grad[~present].any()
+    check.assert_ok()
+
+
+def test_a_wrong_gradient_is_no_kink(monkeypatch):
+    right = fm.MLP.value_and_grad
+
+    def wrong(self, *arguments):
+        value, grad = right(self, *arguments)
+        grad.arena *= 1 + 1e-6
+        return value, grad
+
+    monkeypatch.setattr(fm.MLP, "value_and_grad", wrong)
+    net, x, y = draw("relu", "mse", 3, as_labels=False)
+    check = fm.check_gradient(net, x, y, "mse")
+    assert not check.ok()
+    assert check.n_kinks == 0
+    assert check.max_relative_error == pytest.approx(1e-6, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"entries_per_part": 0}, "entries_per_part must be an integer of at least 1, got 0"),
+        ({"tolerance": 0}, r"tolerance must be a number in \(0, inf\), got 0"),
+    ],
+)
+def test_wrong_options_of_the_check_are_refused(options, message):
+    net, x, y = draw("tanh", "mse", 1, as_labels=False)
+    with pytest.raises(ValueError, match=message):
+        fm.check_gradient(net, x, y, "mse", **options)
 
 
 @pytest.mark.parametrize("scheme", ["central", "forward"])

@@ -38,6 +38,8 @@ ORDER = (
     "rate_search",
     "line_search",
     "minimization",
+    "derivatives",
+    "trace",
     "gradcheck",
     "serialization",
     "datasets",
@@ -46,8 +48,8 @@ ORDER = (
     "__main__",
 )
 
-#: The users' handle on training and files imports them when it is called.
-LATE = {"network": {"training", "serialization"}}
+#: The users' handle on training, files and derivatives imports them when it is called.
+LATE = {"network": {"training", "serialization", "derivatives"}}
 
 
 def run_python(code, cwd):
