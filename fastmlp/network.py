@@ -295,10 +295,6 @@ class MLP:
         numpy.ndarray of shape (n_samples, n_out) or (n_out,)
             Outputs of the last layer.
         """
-        if self._quick is not None:
-            out = self._quick.forward(X)
-            if out is not None:
-                return out
         return self.forward(X)
 
     def forward(self, X: ArrayLike, out: Array | None = None) -> Array:
@@ -322,6 +318,10 @@ class MLP:
         TypeError, ValueError
             If `X` or `out` does not fit.
         """
+        if self._quick is not None:
+            answer = self._quick.forward(X, out)
+            if answer is not None:
+                return answer
         x, single = as_samples(X, self._n_in, self.dtype)
         shape = (self._n_out,) if single else (len(x), self._n_out)
         if out is None:

@@ -77,22 +77,24 @@ class Quick:
             rule = self._module.Rule(steps.row.code, steps.state, steps.coefficients)
             self._rule = optimizer, optimizer.changes, optimizer.step_count, rule
 
-    def forward(self, x: Any) -> Array | None:
+    def forward(self, x: Any, out: Any = None) -> Array | None:
         """Return the outputs for one sample.
 
         Parameters
         ----------
         x : array_like
             The sample, or anything else.
+        out : object, optional
+            What receives the outputs.
 
         Returns
         -------
         numpy.ndarray of shape (n_out,) or None
-            None if it must be looked at first.
+            `out` or a new array; None if something must be looked at first.
         """
         if not on_one_compiled_thread(self._work):
             return None
-        return self._caller.forward(x)
+        return self._caller.forward(x, out)
 
     def value_and_grad(self, x: Any, y: Any, loss: Any) -> tuple[float, Array] | None:
         """Return the loss of one sample and its derivatives.

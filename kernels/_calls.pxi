@@ -96,6 +96,15 @@ cdef class Caller:
             and cnp.PyArray_ISCARRAY_RO(array)
         )
 
+    cdef bint is_plain_output(self, object out, cnp.ndarray x):
+        """Return whether outputs can be written to an object, which has no part of the inputs."""
+        return (
+            self.is_plain(out, self.n_out)
+            and cnp.PyArray_ISWRITEABLE(out)
+            and are_apart(out, x)
+            and are_apart(out, self.parameters)
+        )
+
     cdef bint describe(
         self, object x, object y, Objective objective, int64_t* label, Data* data
     ) except -1:
@@ -131,15 +140,17 @@ cdef class Caller:
         self.busy = False
         return mean
 
-    def forward(self, x):
+    def forward(self, x, out=None):
         """Return the outputs for one sample, or None."""
         cdef cnp.npy_intp n_out = self.n_out
-        cdef cnp.ndarray out
         cdef Matrix source, sink
         if self.busy or not self.is_plain(x, self.n_in):
             return None
-        out = cnp.PyArray_EMPTY(1, &n_out, self.kind, 0)
-        source, sink = matrix_of(x, out), matrix_of(out, out)
+        if out is None:
+            out = cnp.PyArray_EMPTY(1, &n_out, self.kind, 0)
+        elif not self.is_plain_output(out, x):
+            return None
+        source, sink = matrix_of(x, self.parameters), matrix_of(out, self.parameters)
         self.busy = True
         with nogil:
             if self.kind == cnp.NPY_FLOAT32:
@@ -185,6 +196,15 @@ cdef class Caller:
         if self.kind == cnp.NPY_FLOAT32:
             step.coefficients = singles
         return self.run(&data, &step)
+
+
+cdef inline bint are_apart(cnp.ndarray one, cnp.ndarray other):
+    """Return whether two contiguous arrays share no memory."""
+    cdef char* first = <char*> cnp.PyArray_DATA(one)
+    cdef char* second = <char*> cnp.PyArray_DATA(other)
+    return (
+        first + cnp.PyArray_NBYTES(one) <= second or second + cnp.PyArray_NBYTES(other) <= first
+    )
 
 
 cdef cnp.ndarray aligned_like(cnp.ndarray vector):

@@ -67,9 +67,13 @@ def count_quick(monkeypatch):
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
 def test_outputs_are_those_of_forward(count_quick, dtype, activation):
     net, X = make_net(dtype, activation), samples(dtype)
+    out = np.empty(SIZES[-1], dtype)
     for x in X:
-        np.testing.assert_array_equal(net(x), net.forward(x))
-    assert count_quick == ["forward"] * (len(X) - 1)  # the first call checks and prepares
+        expected = net(x[None])[0]
+        np.testing.assert_array_equal(net(x), expected)
+        assert net.forward(x, out) is out
+        np.testing.assert_array_equal(out, expected)
+    assert count_quick == ["forward"] * (2 * len(X) - 1)  # the first call checks and prepares
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_outputs_are_those_of_forward(count_quick, dtype, activation):
 )
 def test_what_is_not_plain_takes_the_other_way(count_quick, strange):
     net, x = make_net(), samples()[0]
-    expected = net.forward(x)
+    expected = net(x)
     np.testing.assert_array_equal(np.squeeze(net(strange(x))), expected)
     assert not count_quick
 
@@ -127,6 +131,35 @@ def test_gradient_is_that_of_a_first_call(count_quick, dtype, loss, target):
     assert grad.arena.ctypes.data % 64 == 0
     unchecked = isinstance(y, int) or loss in ("quadratic", "huber")
     assert ("value_and_grad" in count_quick) == unchecked
+
+
+@pytest.mark.parametrize("strange", ["short", "read-only", "float64", "of X", "of the network"])
+def test_outputs_that_do_not_fit_are_refused(strange):
+    net, x = make_net(sizes=(3, 3)), samples(n_in=3)[0]
+    net(x)
+    out = {
+        "short": np.empty(2, np.float32),
+        "read-only": np.empty(3, np.float32),
+        "float64": np.empty(3),
+        "of X": x,
+        "of the network": net.biases[0],
+    }[strange]
+    out.flags.writeable = strange != "read-only"
+    before = x.copy()
+    with pytest.raises((TypeError, ValueError), match="out"):
+        net.forward(x, out)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_a_subclass_may_have_its_own_forward():
+    class Halved(fm.MLP):
+        def forward(self, X, out=None):
+            return super().forward(X, out) / 2
+
+    net, x = Halved.from_sizes(SIZES, seed=0), samples()[0]
+    outputs = make_net(activation="relu")(x)
+    for _ in range(3):
+        np.testing.assert_array_equal(net(x), outputs / 2)
 
 
 def test_labels_out_of_range_are_refused():
