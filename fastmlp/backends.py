@@ -255,21 +255,17 @@ def threads_for(work: float) -> int:
     return max(1, int(work / threads.work_per_thread))
 
 
-def on_one_compiled_thread(work: float) -> bool:
-    """Return whether a call runs the compiled kernels on one thread.
-
-    Parameters
-    ----------
-    work : float
-        Floating-point operations of the call.
+def serial_work() -> float:
+    """Return up to how much work a call runs the compiled kernels on one thread.
 
     Returns
     -------
-    bool
-        True if it does here.
+    float
+        Floating-point operations; 0 where another backend is in use.
     """
-    name = _backend_in_context.get() or _default_backend
-    return name == "cython" and (work < _threads.work_per_thread or _threads.n == 1)
+    if (_backend_in_context.get() or _default_backend) != "cython":
+        return 0.0
+    return math.inf if _threads.n == 1 else _threads.work_per_thread
 
 
 # --- Report -------------------------------------------------------------------------------

@@ -329,7 +329,7 @@ class MLP:
         else:
             check_output(out, shape, x, self._parameters.arena)
         self._forward_rows(x, out[np.newaxis] if single else out)
-        if single and self._quick is None:
+        if self._quick is None:
             self.prepare_quick_calls()
         return out
 

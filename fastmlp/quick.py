@@ -1,4 +1,4 @@
-"""One sample at a time without the checks that its type already passes.
+"""A few samples at a time without the checks that their type already passes.
 
 A call with a plain array, and what was checked before, goes straight to the compiled
 kernels; whatever is not plain comes back as None, and takes the way through all checks.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import kernels, losses
 from ._validation import Array
-from .backends import on_one_compiled_thread
+from .backends import serial_work
 from .kernels import arena
 
 if TYPE_CHECKING:
@@ -23,12 +23,15 @@ __all__ = ["Quick"]
 #: Operations of a gradient in units of a forward pass: forward, BP2 and BP4.
 GRADIENT_WORK = 3
 
+#: Most samples of a quick call: with more, the checks cost little beside the work.
+ROWS = 16
+
 #: Steps whose scalars are computed together.
 STEPS_AHEAD = 64
 
 
 class Quick:
-    """Compiled kernels on single samples of one network.
+    """Compiled kernels on a few samples of one network.
 
     Parameters
     ----------
@@ -40,10 +43,16 @@ class Quick:
         layout = parameters.layout
         self._parameters = parameters
         self._module = kernels.load_backend("cython")
-        size = arena.training_workspace_size(layout.table, 1, layout.dtype.itemsize, 1)
+        size = arena.training_workspace_size(layout.table, ROWS, layout.dtype.itemsize, 1)
         workspace = arena.aligned_zeros(size, layout.dtype)
-        self._caller = self._module.Caller(layout.table, layout.alphas, parameters.arena, workspace)
-        self._work = layout.work_per_sample
+        self._caller = self._module.Caller(
+            layout.table,
+            layout.alphas,
+            parameters.arena,
+            workspace,
+            ROWS,
+            layout.work_per_sample,
+        )
         self._n_out = int(layout.table[-1, kernels.catalogue.CODES["N_OUT"]])
         self._objectives: dict[str, Any] = {}
         self._rule: tuple[Optimizer | None, int, int, Any] = None, 0, 0, None
@@ -78,44 +87,42 @@ class Quick:
             self._rule = optimizer, optimizer.changes, optimizer.step_count, rule
 
     def forward(self, x: Any, out: Any = None) -> Array | None:
-        """Return the outputs for one sample.
+        """Return the outputs.
 
         Parameters
         ----------
         x : array_like
-            The sample, or anything else.
+            A sample or a few, or anything else.
         out : object, optional
             What receives the outputs.
 
         Returns
         -------
-        numpy.ndarray of shape (n_out,) or None
+        numpy.ndarray of shape (n_out,) or (n_samples, n_out), or None
             `out` or a new array; None if something must be looked at first.
         """
-        if not on_one_compiled_thread(self._work):
-            return None
-        return self._caller.forward(x, out)
+        return self._caller.forward(x, out, serial_work())
 
     def value_and_grad(self, x: Any, y: Any, loss: Any) -> tuple[float, Array] | None:
-        """Return the loss of one sample and its derivatives.
+        """Return the mean loss and its derivatives.
 
         Parameters
         ----------
         x, y, loss : object
-            Sample, target and name of a loss, or anything else.
+            Samples, targets and name of a loss, or anything else.
 
         Returns
         -------
         tuple of float and numpy.ndarray of shape (n_elements,), or None
             The loss, and an arena with its derivatives.
         """
-        if type(loss) is not str or not on_one_compiled_thread(GRADIENT_WORK * self._work):
-            return None
-        objective = self._objectives.get(loss)
-        return objective and self._caller.value_and_grad(x, y, objective)
+        objective = self._objectives.get(loss) if type(loss) is str else None
+        return objective and self._caller.value_and_grad(
+            x, y, objective, serial_work() / GRADIENT_WORK
+        )
 
     def train_step(self, x: Any, y: Any, loss: Any, optimizer: Any) -> float | None:
-        """Update the parameters by one sample.
+        """Update the parameters.
 
         Parameters
         ----------
@@ -129,9 +136,7 @@ class Quick:
         float or None
             The loss before the update.
         """
-        if type(loss) is not str or not on_one_compiled_thread(GRADIENT_WORK * self._work):
-            return None
-        objective = self._objectives.get(loss)
+        objective = self._objectives.get(loss) if type(loss) is str else None
         if objective is None:
             return None
         owner, changes, first, rule = self._rule
@@ -141,7 +146,7 @@ class Quick:
         if not 0 <= index < STEPS_AHEAD:
             self.prepare(owner)
             index, rule = 0, self._rule[3]
-        value = self._caller.train_step(x, y, objective, rule, index)
+        value = self._caller.train_step(x, y, objective, rule, index, serial_work() / GRADIENT_WORK)
         if value is not None:
             owner.advance(1)
         return value

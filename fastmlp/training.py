@@ -214,8 +214,7 @@ def step(  # numpydoc ignore=PR01,RT01
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     n_samples, losses = len(batch.x), np.empty(1)
     _run_steps(net, batch, np.arange(n_samples), n_samples, objective, optimizer, losses)
-    if n_samples == 1:
-        net.prepare_quick_calls(objective, optimizer)
+    net.prepare_quick_calls(objective, optimizer)
     return float(losses[0])
 
 

@@ -1,9 +1,13 @@
-# One sample through one network with next to nothing between Python and the arithmetic: the
+# A few samples through one network with next to nothing between Python and the arithmetic: the
 # arrays of the network are taken apart once, and a call only looks whether its own arrays are
 # plain. What is not plain is answered by None, and goes the way through all checks.
 
+cdef enum:
+    MOST_ROWS = 16  # of a call; more than that are worth the checks
+
+
 cdef class Objective:
-    """What one sample is compared with: a loss, and the targets that need no further check.
+    """What samples are compared with: a loss, and the targets that need no further check.
 
     Parameters
     ----------
@@ -59,7 +63,11 @@ cdef class Caller:
     layers, alphas, parameters : arrays
         The network, as network kernels take it.
     workspace : array of shape (training_workspace_size(...),)
-        For one sample and one thread.
+        For n_rows samples and one thread.
+    n_rows : int
+        Most samples of a call, at most 16.
+    work : float
+        Floating-point operations of a forward pass on one sample.
     """
 
     cdef Network net
@@ -68,6 +76,8 @@ cdef class Caller:
     cdef Matrix workspace
     cdef Py_ssize_t n_in
     cdef Py_ssize_t n_out
+    cdef Py_ssize_t n_rows
+    cdef double work
     cdef int kind  # NumPy's number of the dtype
     cdef bint busy  # while another thread computes in the workspace
 
@@ -77,54 +87,70 @@ cdef class Caller:
         cnp.ndarray alphas,
         cnp.ndarray parameters,
         cnp.ndarray workspace,
+        Py_ssize_t n_rows,
+        double work,
     ):
         self.net = network_of(layers, alphas, parameters, parameters)
         self.arrays, self.parameters = (layers, alphas, workspace), parameters
         self.workspace = writable(workspace, parameters)
         self.n_in = layer_of(&self.net, 0)[N_IN]
         self.n_out = layer_of(&self.net, self.net.n_layers - 1)[N_OUT]
+        self.n_rows, self.work = min(n_rows, MOST_ROWS), work
         self.kind = cnp.PyArray_TYPE(parameters)
         self.busy = False
 
-    cdef bint is_plain(self, object array, Py_ssize_t n):
-        """Return whether an object is a vector that a kernel can read as it is."""
-        return (
+    cdef Py_ssize_t rows_of(self, object array, Py_ssize_t n):
+        """Return how many vectors an object has that a kernel can read as it is, or 0."""
+        cdef int last
+        if not (
             cnp.PyArray_CheckExact(array)
             and cnp.PyArray_TYPE(array) == self.kind
-            and cnp.PyArray_NDIM(array) == 1
-            and cnp.PyArray_DIM(array, 0) == n
             and cnp.PyArray_ISCARRAY_RO(array)
-        )
+        ):
+            return 0
+        last = cnp.PyArray_NDIM(array) - 1
+        if last < 0 or last > 1 or cnp.PyArray_DIM(array, last) != n:
+            return 0
+        return cnp.PyArray_DIM(array, 0) if last else 1
 
-    cdef bint is_plain_output(self, object out, cnp.ndarray x):
+    cdef Py_ssize_t samples_of(self, object x, double limit):
+        """Return how many samples a call has, or 0 if it is none of these calls.
+
+        `limit` is the most operations of a forward pass that may be needed.
+        """
+        cdef Py_ssize_t rows = 0 if self.busy else self.rows_of(x, self.n_in)
+        return rows if rows <= self.n_rows and rows * self.work < limit else 0
+
+    cdef bint is_output(self, object out, cnp.ndarray x):
         """Return whether outputs can be written to an object, which has no part of the inputs."""
         return (
-            self.is_plain(out, self.n_out)
+            self.rows_of(out, self.n_out) == self.rows_of(x, self.n_in)
+            and cnp.PyArray_NDIM(out) == cnp.PyArray_NDIM(x)
             and cnp.PyArray_ISWRITEABLE(out)
             and are_apart(out, x)
             and are_apart(out, self.parameters)
         )
 
     cdef bint describe(
-        self, object x, object y, Objective objective, int64_t* label, Data* data
+        self, object x, object y, Objective objective, double limit, int64_t* labels, Data* data
     ) except -1:
-        """Describe one sample; return whether it is plain."""
-        if self.busy or not self.is_plain(x, self.n_in):
+        """Describe samples; return whether all is plain."""
+        cdef Py_ssize_t rows = self.samples_of(x, limit)
+        if rows == 0:
             return False
         data.x = matrix_of(x, self.parameters)
         data.target = data.x
         data.labels = data.order = NULL
         data.sample_weight = NULL
-        data.loss, data.share = objective.loss, 1
+        data.loss, data.share = objective.loss, 1.0 / rows
         if objective.n_labels:
-            if type(y) is not int or not 0 <= y < objective.n_labels:
-                return False
-            label[0] = y
-            data.labels = label
-        elif self.is_plain(y, objective.n_targets):
-            data.target = matrix_of(y, self.parameters)
-        else:
+            data.labels = labels
+            return copy_labels(y, cnp.PyArray_NDIM(x) == 1, rows, objective.n_labels, labels)
+        if self.rows_of(y, objective.n_targets) != rows:
             return False
+        if cnp.PyArray_NDIM(y) != cnp.PyArray_NDIM(x):
+            return False
+        data.target = matrix_of(y, self.parameters)
         return True
 
     cdef double run(self, const Data* data, Step* step) except? -1:
@@ -140,15 +166,19 @@ cdef class Caller:
         self.busy = False
         return mean
 
-    def forward(self, x, out=None):
-        """Return the outputs for one sample, or None."""
-        cdef cnp.npy_intp n_out = self.n_out
+    def forward(self, x, out, double limit):
+        """Return the outputs, or None."""
+        cdef cnp.npy_intp[2] shape
         cdef Matrix source, sink
-        if self.busy or not self.is_plain(x, self.n_in):
+        cdef Py_ssize_t rows = self.samples_of(x, limit)
+        if rows == 0:
             return None
         if out is None:
-            out = cnp.PyArray_EMPTY(1, &n_out, self.kind, 0)
-        elif not self.is_plain_output(out, x):
+            shape[0], shape[1] = rows, self.n_out
+            if cnp.PyArray_NDIM(x) == 1:
+                shape[0] = self.n_out
+            out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), shape, self.kind, 0)
+        elif not self.is_output(out, x):
             return None
         source, sink = matrix_of(x, self.parameters), matrix_of(out, self.parameters)
         self.busy = True
@@ -160,13 +190,13 @@ cdef class Caller:
         self.busy = False
         return out
 
-    def value_and_grad(self, x, y, Objective objective not None):
-        """Return the loss of one sample and an arena with its derivatives, or None."""
-        cdef int64_t label
+    def value_and_grad(self, x, y, Objective objective not None, double limit):
+        """Return the mean loss and an arena with its derivatives, or None."""
+        cdef int64_t labels[MOST_ROWS]
         cdef Data data
         cdef Step step
         cdef cnp.ndarray grad
-        if not self.describe(x, y, objective, &label, &data):
+        if not self.describe(x, y, objective, limit, labels, &data):
             return None
         grad = aligned_like(self.parameters)
         if self.kind == cnp.NPY_FLOAT32:
@@ -176,15 +206,17 @@ cdef class Caller:
         step = storing_step(cnp.PyArray_DATA(grad))
         return self.run(&data, &step), grad
 
-    def train_step(self, x, y, Objective objective not None, Rule rule not None, Py_ssize_t index):
-        """Update the parameters by one sample; return the loss before, or None."""
-        cdef int64_t label
+    def train_step(
+        self, x, y, Objective objective not None, Rule rule not None, Py_ssize_t index, double limit
+    ):
+        """Update the parameters; return the mean loss before, or None."""
+        cdef int64_t labels[MOST_ROWS]
         cdef Data data
         cdef Step step
         cdef float singles[MAX_COEFFICIENTS]
         cdef Py_ssize_t j, n = cnp.PyArray_DIM(rule.coefficients, 1)
         cdef const double* coefficients
-        if not self.describe(x, y, objective, &label, &data):
+        if not self.describe(x, y, objective, limit, labels, &data):
             return None
         coefficients = <const double*> cnp.PyArray_DATA(rule.coefficients) + index * n
         for j in range(n):
@@ -196,6 +228,31 @@ cdef class Caller:
         if self.kind == cnp.NPY_FLOAT32:
             step.coefficients = singles
         return self.run(&data, &step)
+
+
+cdef bint copy_labels(
+    object y, bint single, Py_ssize_t rows, Py_ssize_t n_labels, int64_t* out
+) except -1:
+    """Copy plain labels, for another thread may change them; return whether they are."""
+    cdef Py_ssize_t row
+    if single:
+        if type(y) is not int or not 0 <= y < n_labels:
+            return False
+        out[0] = y
+        return True
+    if not (
+        cnp.PyArray_CheckExact(y)
+        and cnp.PyArray_TYPE(y) == cnp.NPY_INT64
+        and cnp.PyArray_ISCARRAY_RO(y)
+        and cnp.PyArray_NDIM(y) == 1
+        and cnp.PyArray_DIM(y, 0) == rows
+    ):
+        return False
+    for row in range(rows):
+        out[row] = (<const int64_t*> cnp.PyArray_DATA(y))[row]
+        if not 0 <= out[row] < n_labels:
+            return False
+    return True
 
 
 cdef inline bint are_apart(cnp.ndarray one, cnp.ndarray other):

@@ -69,11 +69,46 @@ def test_outputs_are_those_of_forward(count_quick, dtype, activation):
     net, X = make_net(dtype, activation), samples(dtype)
     out = np.empty(SIZES[-1], dtype)
     for x in X:
-        expected = net(x[None])[0]
+        expected = net(x.tolist())
         np.testing.assert_array_equal(net(x), expected)
+        np.testing.assert_array_equal(net(x[None])[0], expected)
         assert net.forward(x, out) is out
         np.testing.assert_array_equal(out, expected)
-    assert count_quick == ["forward"] * (2 * len(X) - 1)  # the first call checks and prepares
+    assert count_quick == ["forward"] * 3 * len(X)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 9, 16])
+def test_a_few_samples(count_quick, dtype, n):
+    X, y = samples(dtype, n), np.arange(n) % 3
+    nets = make_net(dtype), make_net(dtype)
+    optimizers = fm.Adam(), fm.Adam()
+    for _ in range(3):
+        outputs = nets[0](X)
+        np.testing.assert_array_equal(outputs, nets[1](X.tolist()))
+        assert outputs.shape == (n, 3)
+        value, grad = nets[0].value_and_grad(X, y)
+        expected = nets[1].value_and_grad(X, y.tolist(), fm.CrossEntropy())
+        assert value == expected[0]
+        np.testing.assert_array_equal(grad.arena, expected[1].arena)
+        step = nets[0].train_step(X, y, optimizer=optimizers[0])
+        assert step == value == nets[1].train_step(X.tolist(), y, optimizer=optimizers[1])
+        np.testing.assert_array_equal(*(net.get_parameters() for net in nets))
+    assert count_quick.count("train_step") == count_quick.count("value_and_grad") == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.array([0, 3]), np.array([0, -1]), np.array([0]), np.zeros((2, 1), int), 1, np.ones(2)],
+    ids=["large", "negative", "short", "matrix", "one", "float"],
+)
+def test_labels_of_a_few_samples_are_checked(wrong):
+    net, X = make_net(), samples(n=2)
+    net.train_step(X, np.array([0, 2]), optimizer=(optimizer := fm.SGD(0.1)))
+    before = net.get_parameters()
+    with pytest.raises((TypeError, ValueError)):
+        net.train_step(X, wrong, optimizer=optimizer)
+    np.testing.assert_array_equal(net.get_parameters(), before)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +121,16 @@ def test_outputs_are_those_of_forward(count_quick, dtype, activation):
         lambda x: x[::-1].copy()[::-1],
         lambda x: np.ma.array(x),
         lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32),
-        lambda x: x[None],
+        lambda x: np.repeat(x[None], 17, axis=0),
+        lambda x: np.asfortranarray(np.repeat(x[None], 3, axis=0)),
     ],
-    ids=["list", "float64", "swapped", "strided", "reversed", "masked", "unaligned", "batch"],
+    ids=["list", "float64", "swapped", "strided", "reversed", "masked", "unaligned", "17", "F"],
 )
 def test_what_is_not_plain_takes_the_other_way(count_quick, strange):
     net, x = make_net(), samples()[0]
     expected = net(x)
-    np.testing.assert_array_equal(np.squeeze(net(strange(x))), expected)
+    y = net(strange(x))
+    np.testing.assert_allclose(y, np.broadcast_to(expected, y.shape), rtol=1e-6, atol=1e-7)
     assert not count_quick
 
 
@@ -198,12 +235,12 @@ def test_a_changed_optimizer_is_noticed():
             for optimizer in optimizers:
                 optimizer.reset()
         nets[0].train_step(x, 1, optimizer=optimizers[0])
-        nets[1].train_step(x[None], [1], optimizer=optimizers[1])  # never quick
+        nets[1].train_step(x.tolist(), 1, optimizer=optimizers[1])  # never quick
         np.testing.assert_array_equal(*(net.get_parameters() for net in nets))
     state = optimizers[0].state_dict()
     optimizers[0].load_state_dict(state, nets[0])
-    for net, optimizer, x in zip(nets, optimizers, (X[0], X[:1]), strict=True):
-        net.train_step(x, [1][: x.ndim - 1] or 1, optimizer=optimizer)
+    for net, optimizer in zip(nets, optimizers, strict=True):
+        net.train_step(X[0], 1, optimizer=optimizer)
     np.testing.assert_array_equal(*(net.get_parameters() for net in nets))
 
 
