@@ -432,8 +432,8 @@ class Optimizer(ABC):
             other, or a schedule's value is not valid.
         """
         row, average = self.row, self.average  # once, as another thread may change them
-        coefficients = self.coefficients(n_steps, row)
         state = self._bind(parameters, row, average)
+        coefficients = self.coefficients(n_steps, row)
         averaging = average.shares(self.step_count, n_steps) if average else NO_NUMBERS
         clip_value, clip_norm = self.clip_value or np.inf, self.clip_norm or np.inf
         return Steps(row, state, coefficients, averaging, clip_value, clip_norm)
@@ -469,7 +469,7 @@ class Optimizer(ABC):
             If a schedule's value is not valid.
         """
         products = {name: [self._product(name)] for name in self.factors}
-        vars(self).update(_first_step=self.step_count, _products=products)
+        self._first_step, self._products = self.step_count, products  # a change: see `changes`
         columns = self._columns(row, n_steps)
         scalars = [columns[name] for name in row.coefficients]
         if n_steps == 1:
@@ -505,7 +505,9 @@ class Optimizer(ABC):
 
     def _product(self, name: str) -> float:
         """Return the product of a hyperparameter over all steps so far."""
-        return self._products[name][self.step_count - self._first_step]
+        known, step = self._products[name], self.step_count - self._first_step
+        # Threads that train one network at a time may count a step twice, but must not end here.
+        return known[min(max(step, 0), len(known) - 1)]
 
     def _products_of(self, name: str, factors: Any, n_steps: int) -> Any:
         """Return the product of a factor over all steps, up to each of the next ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -252,6 +253,43 @@ def test_a_foreign_optimizer_is_refused():
     second.train_step(x, 1, optimizer=fm.SGD(0.1))
     with pytest.raises(ValueError, match="another network"):
         second.train_step(x, 1, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("name", ["adam", "nadam"])
+def test_what_other_calls_prepare_is_noticed(name):
+    X, y = samples(n=4), np.array([0, 1, 2, 0])
+    nets, optimizers = (make_net(), make_net()), (OPTIMIZERS[name](), OPTIMIZERS[name]())
+
+    def steps(quickly):
+        net, optimizer = nets[not quickly], optimizers[not quickly]
+        for x in X:
+            net.train_step(x if quickly else x.tolist(), 1, optimizer=optimizer)
+
+    for quickly in (True, False):
+        steps(quickly)
+        arguments = {"optimizer": optimizers[not quickly], "batch_size": 2, "verbose": 0, "seed": 0}
+        nets[not quickly].fit(X, y, epochs=1, **arguments)
+        steps(quickly)
+        with pytest.raises(ValueError, match="another network"):
+            make_net().train_step(X[0], 1, optimizer=optimizers[not quickly])
+        steps(quickly)
+    np.testing.assert_array_equal(*(net.get_parameters() for net in nets))
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    for key in states[0]:
+        np.testing.assert_array_equal(states[0][key], states[1][key])
+
+
+def test_threads_that_share_an_optimizer_leave_it_usable():
+    net, X, optimizer = make_net(), samples(n=400), fm.Adam()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda x: net.train_step(x, 1, optimizer=optimizer), X))
+    finally:
+        sys.setswitchinterval(before)
+    assert np.isfinite(net.train_step(X.tolist()[0], 1, optimizer=optimizer))
+    assert optimizer.state_dict()["step_count"] > 1
 
 
 def test_copies_are_independent():
