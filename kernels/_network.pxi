@@ -601,12 +601,10 @@ cdef void train_step(
         else:
             sweep_down(net, n, first, last, workspace, panels + thread * room)
     team_barrier()
-    if single:
-        pass
-    elif step.grad is NULL:
-        update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
-    else:
+    if step.grad is not NULL:
         update_layers_clipped(net, batch, step, workspace, panels, room, thread, n_threads)
+    elif not single:
+        update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
     if thread == 0:
         step.mean[0] = mean_loss(batch, losses)
     team_barrier()
