@@ -278,7 +278,7 @@ class MLP:
         if loss is not None:
             self._quick.remember(loss)
         if optimizer is not None:
-            self._quick.prepare(optimizer)
+            self._quick.expect(optimizer)
 
     # --- Forward, loss and gradient -------------------------------------------------------
 

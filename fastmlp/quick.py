@@ -73,18 +73,16 @@ class Quick:
                 *loss.arguments(self._n_out), n_labels, loss.n_targets(self._n_out)
             )
 
-    def prepare(self, optimizer: Optimizer) -> None:
-        """Take an optimizer that has this network, if its next steps can be told at once.
+    def expect(self, optimizer: Optimizer) -> None:
+        """Take an optimizer for the steps to come.
 
         Parameters
         ----------
         optimizer : Optimizer
-            For the steps to come.
+            It has this network.
         """
-        if optimizer.has_constants:
-            steps = optimizer.prepare(self._parameters, STEPS_AHEAD)
-            rule = self._module.Rule(steps.row.code, steps.state, steps.coefficients)
-            self._rule = optimizer, optimizer.changes, optimizer.step_count, rule
+        if self._rule[0] is not optimizer:
+            self._rule = optimizer, -1, 0, None  # prepared when it is called
 
     def forward(self, x: Any, out: Any = None) -> Array | None:
         """Return the outputs.
@@ -140,13 +138,22 @@ class Quick:
         if objective is None:
             return None
         owner, changes, first, rule = self._rule
-        if owner is None or owner is not optimizer or changes != owner.changes:
+        if owner is None or owner is not optimizer:
             return None
+        limit = serial_work() / GRADIENT_WORK
         index = owner.step_count - first
-        if not 0 <= index < STEPS_AHEAD:
-            self.prepare(owner)
-            index, rule = 0, self._rule[3]
-        value = self._caller.train_step(x, y, objective, rule, index, serial_work() / GRADIENT_WORK)
+        if not 0 <= index < STEPS_AHEAD or changes != owner.changes:
+            if not self._caller.takes(x, y, objective, limit) or not owner.has_constants:
+                return None
+            index, rule = 0, self._prepare(owner)
+        value = self._caller.train_step(x, y, objective, rule, index, limit)
         if value is not None:
             owner.advance(1)
         return value
+
+    def _prepare(self, optimizer: Optimizer) -> Any:
+        """Return the rule of the steps to come."""
+        steps = optimizer.prepare(self._parameters, STEPS_AHEAD)
+        rule = self._module.Rule(steps.row.code, steps.state, steps.coefficients)
+        self._rule = optimizer, optimizer.changes, optimizer.step_count, rule
+        return rule

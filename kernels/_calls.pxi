@@ -166,6 +166,12 @@ cdef class Caller:
         self.busy = False
         return mean
 
+    def takes(self, x, y, Objective objective not None, double limit):
+        """Return whether samples are plain."""
+        cdef int64_t labels[MOST_ROWS]
+        cdef Data data
+        return self.describe(x, y, objective, limit, labels, &data)
+
     def forward(self, x, out, double limit):
         """Return the outputs, or None."""
         cdef cnp.npy_intp[2] shape
