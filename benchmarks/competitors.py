@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 from problems import Problem
 
-__all__ = ["COMPETITORS"]
+__all__ = ["COMPETITORS", "Job", "torch_network"]
 
 Job = tuple[Callable[[int], None], Callable[[], np.ndarray]]
 
@@ -84,18 +85,26 @@ def numpy(problem: Problem) -> Job:
     return _fastmlp(problem, "numpy")
 
 
+def torch_network(problem: Problem) -> Any:
+    """Build a problem's network in PyTorch."""
+    import torch as th
+
+    activation = {"relu": th.nn.ReLU, "tanh": th.nn.Tanh}[problem.activation]
+    modules: list[th.nn.Module] = []
+    for W, b in problem.initial_parameters():
+        weight = th.from_numpy(W)
+        layer = th.nn.utils.skip_init(th.nn.Linear, W.shape[1], W.shape[0], dtype=weight.dtype)
+        layer.weight.data, layer.bias.data = weight, th.from_numpy(b)
+        modules += [layer, activation()]
+    return th.nn.Sequential(*modules[:-1])
+
+
 def torch(problem: Problem) -> Job:
     """PyTorch, eager, with fused optimizers and batches that are views of one tensor."""
     import torch as th
 
     x, y = (th.from_numpy(array) for array in problem.samples())
-    activation = {"relu": th.nn.ReLU, "tanh": th.nn.Tanh}[problem.activation]
-    modules: list[th.nn.Module] = []
-    for W, b in problem.initial_parameters():
-        layer = th.nn.utils.skip_init(th.nn.Linear, W.shape[1], W.shape[0], dtype=x.dtype)
-        layer.weight.data, layer.bias.data = th.from_numpy(W), th.from_numpy(b)
-        modules += [layer, activation()]
-    net = th.nn.Sequential(*modules[:-1])
+    net = torch_network(problem)
     batches = list(zip(x.split(problem.batch_size), y.split(problem.batch_size), strict=True))
     first = batches[0][0]
 

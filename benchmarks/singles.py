@@ -11,7 +11,7 @@ from itertools import cycle, islice
 
 import competitors
 import numpy as np
-from competitors import Job
+from competitors import Job, torch_network
 from problems import Problem
 
 __all__ = ["SINGLES"]
@@ -112,13 +112,7 @@ def torch(problem: Problem) -> Job:
     import torch as th
 
     x, y = (th.from_numpy(array) for array in problem.samples())
-    activation = {"relu": th.nn.ReLU, "tanh": th.nn.Tanh}[problem.activation]
-    modules: list[th.nn.Module] = []
-    for W, b in problem.initial_parameters():
-        layer = th.nn.utils.skip_init(th.nn.Linear, W.shape[1], W.shape[0], dtype=x.dtype)
-        layer.weight.data, layer.bias.data = th.from_numpy(W), th.from_numpy(b)
-        modules += [layer, activation()]
-    net = th.nn.Sequential(*modules[:-1])
+    net = torch_network(problem)
     optimizer = th.optim.SGD(net.parameters(), lr=problem.learning_rate, fused=True)
     visits, loss = _visits(x, y), th.nn.functional.cross_entropy
 
