@@ -215,10 +215,10 @@ def hessian_product(
     direction, product = Parameters(layout), Gradient(layout)
     direction.arena[layout.indices] = as_vector("vector", vector, layout.n_parameters, net.dtype)
     n_threads = _threads(net, 3 * GRADIENT_WORK * len(batch.x))
-    layers, alphas, parameters = net.kernel_arguments
+    layers, settings, parameters = net.kernel_arguments
     current_kernels().network_hessian_product(
         layers,
-        alphas,
+        settings,
         parameters,
         direction.arena,
         *batch,

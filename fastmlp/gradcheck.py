@@ -215,7 +215,7 @@ def _fill(
             return
         kernel(
             layout.table,
-            layout.alphas,
+            layout.settings,
             moved.arena,
             *batch,
             *loss.arguments(net.n_out),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from . import activations, initializers
 from ._validation import check_finite, check_integer, real_array
-from .kernels import catalogue
+from .kernels import arena, catalogue
 
 __all__ = ["Dense"]
 
@@ -59,6 +59,16 @@ class Dense:
     def activation_row(self) -> catalogue.Activation:
         """Row of the activation in the catalogue."""
         return activations.get(self.activation)
+
+    @property
+    def shape(self) -> arena.LayerShape:
+        """What memory is laid out by."""
+        return arena.LayerShape(self.n_in, self.n_out, self.activation_row.code)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        """Row of the table of settings."""
+        return (self.alpha or 0.0, 0.0, 0.0, 0.0)
 
     def draw_weight(self, generator: np.random.Generator) -> NDArray[Any]:
         """Draw an initial weight.

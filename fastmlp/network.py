@@ -251,8 +251,8 @@ class MLP:
 
     @property
     def kernel_arguments(self) -> tuple[NDArray[np.int64], NDArray[np.float64], Array]:
-        """Layer table, alphas and arena: how every network kernel's arguments begin."""
-        return self._layout.table, self._layout.alphas, self._parameters.arena
+        """Layer table, settings and arena: how every network kernel's arguments begin."""
+        return self._layout.table, self._layout.settings, self._parameters.arena
 
     @property
     def workspaces(self) -> Workspaces:

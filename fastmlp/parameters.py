@@ -29,10 +29,10 @@ class Layout:
 
     Parameters
     ----------
-    table : numpy.ndarray of int64, shape (n_layers, 6)
+    table : numpy.ndarray of int64, shape (n_layers, 11)
         The layer table, see :func:`fastmlp.kernels.arena.layer_table`.
-    alphas : numpy.ndarray of float64, shape (n_layers,)
-        Parameter of each activation, 0 where it has none.
+    settings : numpy.ndarray of float64, shape (n_layers, 4)
+        The table of settings, see :data:`fastmlp.kernels.catalogue.SETTING_COLUMNS`.
     n_elements : int
         Length of an arena, padding included.
     dtype : numpy.dtype
@@ -40,7 +40,7 @@ class Layout:
     """
 
     table: NDArray[np.int64]
-    alphas: NDArray[np.float64]
+    settings: NDArray[np.float64]
     n_elements: int
     dtype: np.dtype[Any]
 
@@ -60,13 +60,9 @@ class Layout:
         Layout
             The layers one after the other.
         """
-        table, n_elements = arena.layer_table(
-            [(layer.n_in, layer.n_out) for layer in layers],
-            [layer.activation_row.code for layer in layers],
-            dtype.itemsize,
-        )
-        alphas = np.array([layer.alpha or 0.0 for layer in layers])
-        return cls(table, alphas, n_elements, dtype)
+        table, n_elements = arena.layer_table([layer.shape for layer in layers], dtype.itemsize)
+        settings = np.array([layer.settings for layer in layers])
+        return cls(table, settings, n_elements, dtype)
 
     def weight_views(self, elements: NDArray[Any]) -> Views:
         """See an arena's weights.

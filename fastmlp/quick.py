@@ -47,7 +47,7 @@ class Quick:
         workspace = arena.aligned_zeros(size, layout.dtype)
         self._caller = self._module.Caller(
             layout.table,
-            layout.alphas,
+            layout.settings,
             parameters.arena,
             workspace,
             ROWS,

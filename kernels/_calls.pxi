@@ -60,7 +60,7 @@ cdef class Caller:
 
     Parameters
     ----------
-    layers, alphas, parameters : arrays
+    layers, settings, parameters : arrays
         The network, as network kernels take it.
     workspace : array of shape (training_workspace_size(...),)
         For n_rows samples and one thread.
@@ -84,14 +84,14 @@ cdef class Caller:
     def __init__(
         self,
         cnp.ndarray layers,
-        cnp.ndarray alphas,
+        cnp.ndarray settings,
         cnp.ndarray parameters,
         cnp.ndarray workspace,
         Py_ssize_t n_rows,
         double work,
     ):
-        self.net = network_of(layers, alphas, parameters, parameters)
-        self.arrays, self.parameters = (layers, alphas, workspace), parameters
+        self.net = network_of(layers, settings, parameters, parameters)
+        self.arrays, self.parameters = (layers, settings, workspace), parameters
         self.workspace = writable(workspace, parameters)
         self.n_in = layer_of(&self.net, 0)[N_IN]
         self.n_out = layer_of(&self.net, self.net.n_layers - 1)[N_OUT]
@@ -141,7 +141,8 @@ cdef class Caller:
         data.x = matrix_of(x, self.parameters)
         data.target = data.x
         data.labels = data.order = NULL
-        data.sample_weight = NULL
+        data.sample_weight = data.statistics = NULL
+        data.visit = 0
         data.loss, data.share = objective.loss, 1.0 / rows
         if objective.n_labels:
             data.labels = labels

@@ -15,6 +15,7 @@ cdef extern from "team.hpp" namespace "fastmlp" nogil:
 include "_scalars.pxi"
 include "_layers.pxi"
 include "_network.pxi"
+include "_units.pxi"
 
 cnp.import_array()
 
@@ -68,13 +69,18 @@ cdef void* contiguous(cnp.ndarray array, int expected, bint written=False) excep
 
 
 cdef Network network_of(
-    cnp.ndarray layers, cnp.ndarray alphas, cnp.ndarray parameters, cnp.ndarray like
+    cnp.ndarray layers, cnp.ndarray settings, cnp.ndarray parameters, cnp.ndarray like
 ) except *:
     cdef Network net
+    cdef Py_ssize_t index
     net.n_layers = cnp.PyArray_DIM(layers, 0)
     net.table = <const int64_t*> contiguous(layers, cnp.NPY_INT64)
-    net.alphas = <const double*> contiguous(alphas, cnp.NPY_FLOAT64)
+    net.settings = <const double*> contiguous(settings, cnp.NPY_FLOAT64)
     net.parameters = matrix_of(parameters, like).data
+    net.is_dense, net.meets = True, False
+    for index in range(net.n_layers):
+        net.is_dense &= kind_of(&net, index) == DENSE
+        net.meets |= kind_of(&net, index) == BATCH_NORM_TRAINING
     return net
 
 
@@ -100,7 +106,8 @@ cdef Data data_of(
     data.target = matrix_of(target, x)
     data.labels = NULL
     data.order = NULL
-    data.sample_weight = NULL
+    data.sample_weight = data.statistics = NULL
+    data.visit = 0
     data.loss = loss_of(loss, loss_parameters)
     if cnp.PyArray_SIZE(labels):
         data.labels = <const int64_t*> contiguous(labels, cnp.NPY_INT64)
@@ -380,7 +387,7 @@ def optimizer_step(
 
 def network_forward(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray x,
     cnp.ndarray out,
@@ -388,7 +395,7 @@ def network_forward(
     int n_threads=1,
 ):
     """Run the whole network forward: aˡ = σ(Wˡaˡ⁻¹ + bˡ) for every layer."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Matrix source = matrix_of(x, x), sink = writable(out, x)
     cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
@@ -401,7 +408,7 @@ def network_forward(
 
 def network_loss(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray x,
     cnp.ndarray target,
@@ -413,7 +420,7 @@ def network_loss(
     int n_threads=1,
 ):
     """Return the mean loss of a batch, Σᵢ wᵢ Lᵢ / Σw: the empirical risk."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
@@ -428,7 +435,7 @@ def network_loss(
 
 def network_gradient(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray x,
     cnp.ndarray target,
@@ -441,7 +448,7 @@ def network_gradient(
     int n_threads=1,
 ):
     """Return the mean loss of a batch and store its gradient: backpropagation, BP1–BP4."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef Matrix scratch = writable(workspace, x)
     cdef bint single = is_single(x)
@@ -458,7 +465,7 @@ def network_gradient(
 
 def network_difference_gradient(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray x,
     cnp.ndarray target,
@@ -473,7 +480,7 @@ def network_difference_gradient(
     cnp.ndarray workspace,
 ):
     """Estimate ∂L/∂θ by finite differences, one or two forward passes for each weight."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef Matrix theta = writable(parameters, x)
     cdef const int64_t* elements = <const int64_t*> contiguous(indices, cnp.NPY_INT64)
@@ -497,7 +504,7 @@ def network_difference_gradient(
 
 def network_train(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray state,
     cnp.ndarray x,
@@ -519,7 +526,7 @@ def network_train(
     int n_threads=1,
 ):
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef Matrix theta = writable(parameters, x), memory = writable(state, x)
     cdef Matrix scratch = writable(workspace, x)
@@ -528,6 +535,7 @@ def network_train(
     cdef Step step = storing_step(theta.data)
     cdef Run run
     data.order = <const int64_t*> contiguous(order, cnp.NPY_INT64)
+    data.statistics = theta.data
     step.state, step.slot, step.optimizer = memory.data, memory.stride, optimizer
     step.averages = cnp.PyArray_SIZE(averaging) > 0
     step.average = (memory.rows - 1) * memory.stride

@@ -14,9 +14,7 @@ cdef inline floating* panel_of_thread(
     const Network* net, Py_ssize_t n, floating* workspace, int thread
 ) noexcept nogil:
     """Return the place behind the losses where a thread packs its panels."""
-    cdef floating* panels = losses_in(net, n, workspace)
-    panels += ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
-    return panels + thread * panel_room(net, n)
+    return notes_in(net, net.n_layers, n, workspace) + thread * panel_room(net, n)
 
 
 cdef inline void sweep_rows(
@@ -24,23 +22,11 @@ cdef inline void sweep_rows(
     floating* workspace, floating* panel,
 ) noexcept nogil:
     """Take rows forward through all layers, to their losses, and their δ back down."""
-    sweep_up(net, batch, first, last, workspace, panel)
-    sweep_down(net, batch.x.rows, first, last, workspace, panel)
+    sweep_up(net, batch, first, last, workspace, panel, 0, 1)
+    sweep_down(net, batch, first, last, workspace, panel, 0, 1)
 
 
 # --- ∂L/∂x --------------------------------------------------------------------------------
-
-cdef void carry_to_input(
-    const Network* net, Matrix delta, Matrix x, Matrix out, floating* panel, bint few
-) noexcept nogil:
-    """Carry δ of rows from the first layer to the inputs, which no activation made."""
-    cdef Matrix weight = weight_in(layer_of(net, 0), net.parameters, panel)
-    if few:
-        clear_padding(delta, panel)
-        backward_input_few(delta, weight, x, IDENTITY, <floating> 0, out)
-    else:
-        backward_input_tiles(delta, weight, x, IDENTITY, <floating> 0, out, panel, 0, 1)
-
 
 cdef void input_gradient(
     const Network* net, const Data* batch, Matrix out, floating* workspace, int thread,
@@ -53,10 +39,12 @@ cdef void input_gradient(
     if first == last:
         return
     sweep_rows(net, batch, first, last, workspace, panel)
-    carry_to_input(
-        net, rows_between(output_of(net, 0, n, True, workspace), first, last, workspace),
-        rows_between(batch.x, first, last, workspace), rows_between(out, first, last, workspace),
-        panel, n <= DOTTED_ROWS,
+    cdef Matrix x = rows_between(batch.x, first, last, workspace)
+    cdef Passage at = passage_at(net, batch, 0, first, workspace)
+    carry_delta(  # no activation made the inputs
+        &at, x, rows_between(output_of(net, 0, n, True, workspace), first, last, workspace), x,
+        IDENTITY, <floating> 0, rows_between(out, first, last, workspace), panel,
+        n <= DOTTED_ROWS,
     )
 
 
@@ -74,7 +62,7 @@ cdef double input_gradient_team(
 
 def network_input_gradient(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray x,
     cnp.ndarray target,
@@ -87,7 +75,7 @@ def network_input_gradient(
     int n_threads=1,
 ):
     """Return the mean loss of a batch and store its derivative by the inputs: δ¹·weightᵀ."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef Matrix sink = writable(out, x)
     cdef void* scratch = writable(workspace, x).data
@@ -135,12 +123,13 @@ cdef Matrix forward_keeping_z(
     """Run a layer, keep what its σ' takes, and return y, in the buffer where z is kept."""
     cdef int activation = activation_of(net, index)
     cdef Matrix y = y_or_z
+    cdef Passage at = passage_at(net, NULL, index, 0, panel)
     if takes_z(activation):
         y.data = buffer
-        forward_layer(net, index, IDENTITY, x, y_or_z, panel, few)
-        activate_rows(y_or_z, activation, <floating> net.alphas[index], y)
+        forward_layer(&at, IDENTITY, x, y_or_z, panel, few)
+        activate_rows(y_or_z, activation, <floating> alpha_of(net, index), y)
     else:
-        forward_layer(net, index, activation, x, y, panel, few)
+        forward_layer(&at, activation, x, y, panel, few)
     return y
 
 
@@ -175,7 +164,7 @@ cdef void jacobian_block(
             padded(columns, workspace), workspace,
         )
         differentiate_repeated(
-            y, n_out, layer_of(net, index)[ACTIVATION], <floating> net.alphas[index], delta
+            y, n_out, layer_of(net, index)[ACTIVATION], <floating> alpha_of(net, index), delta
         )
         below = out
         if index:
@@ -225,7 +214,7 @@ cdef void jacobian_team(
 
 def network_jacobian(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray x,
     cnp.ndarray out,
@@ -233,7 +222,7 @@ def network_jacobian(
     int n_threads=1,
 ):
     """Differentiate every output by every input: ∂oⱼ/∂xₖ of each sample."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Matrix source = matrix_of(x, x), sink = writable(out, x)
     cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
@@ -260,8 +249,12 @@ cdef void sample_gradients(
     for row in range(n * thread // n_threads, n * (thread + 1) // n_threads):
         one = part_of(batch, row, row + 1, kind)
         step = storing_step(<floating*> out.data + row * out.stride)
-        sweep_up(net, &one, 0, 1, workspace, panel)
-        sweep_down_single(net, &one, &step, workspace)
+        sweep_up(net, &one, 0, 1, workspace, panel, 0, 1)
+        if net.is_dense:
+            sweep_down_single(net, &one, &step, workspace)
+        else:
+            sweep_down(net, &one, 0, 1, workspace, panel, 0, 1)
+            update_layers(net, &one, &step, workspace, panel, 0, 0, 1)
 
 
 cdef void sample_gradients_team(
@@ -278,7 +271,7 @@ cdef void sample_gradients_team(
 
 def network_sample_gradients(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray x,
     cnp.ndarray target,
@@ -290,7 +283,7 @@ def network_sample_gradients(
     int n_threads=1,
 ):
     """Store the gradient of each sample's own loss, ∂Lᵢ/∂θ."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Data data = data_of(x, target, labels, None, loss, loss_parameters)
     cdef Matrix sink = writable(out, x), scratch = writable(workspace, x)
     cdef bint single = is_single(x)
@@ -340,7 +333,7 @@ cdef void gradient_norms_team(
 
 def network_gradient_norms(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray x,
     cnp.ndarray target,
@@ -352,7 +345,7 @@ def network_gradient_norms(
     int n_threads=1,
 ):
     """Compute the norm of the gradient of each sample's own loss, without the gradient."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Data data = data_of(x, target, labels, None, loss, loss_parameters)
     cdef void* sink = writable(out, x).data
     cdef void* scratch = writable(workspace, x).data
@@ -389,7 +382,7 @@ cdef void store_passes(
         z = output_of(net, index, n, True, workspace)
         a = output_of(net, index, n, False, workspace)
         affine_layer(layer_of(net, index), net.parameters, source, z, panel, n <= WIDE_TILE_ROWS)
-        activate_rows(z, layer_of(net, index)[ACTIVATION], <floating> net.alphas[index], a)
+        activate_rows(z, layer_of(net, index)[ACTIVATION], <floating> alpha_of(net, index), a)
         source = a
 
 
@@ -427,7 +420,7 @@ cdef void moved_unit(
         source = <const floating*> x.data + row * x.stride
         a[row - first] = (<const floating*> z.data)[row * z.stride + move.unit]
         a[row - first] += change * (source[move.source] if move.source < x.columns else 1)
-    activate(a, last - first, layer[ACTIVATION], <floating> net.alphas[move.layer], a)
+    activate(a, last - first, layer[ACTIVATION], <floating> alpha_of(net, move.layer), a)
 
 
 cdef Matrix moved_layer_above(
@@ -461,7 +454,7 @@ cdef Matrix moved_layer_above(
         change = a[row - first] - (<const floating*> old.data)[row * old.stride + move.unit]
         for j in range(out.columns):
             sink[j] = source[j] + change * weight[move.unit * layer[STRIDE] + j]
-        activate(sink, out.columns, layer[ACTIVATION], <floating> net.alphas[index], sink)
+        activate(sink, out.columns, layer[ACTIVATION], <floating> alpha_of(net, index), sink)
     return out
 
 
@@ -475,6 +468,7 @@ cdef double moved_loss(
     cdef floating* buffers = panel_of_thread(net, n, workspace, 0)
     cdef Matrix source, sink
     cdef Data part
+    cdef Passage at
     for index in range(net.n_layers):
         widest = max(widest, layer_of(net, index)[N_OUT])
     cdef Py_ssize_t buffer_size = min(n, ROW_BLOCK) * padded(widest, workspace)
@@ -488,8 +482,9 @@ cdef double moved_loss(
                 buffers, (index - move.layer + 1) % 2 * buffer_size, last - first, columns,
                 padded(columns, workspace), workspace,
             )
+            at = passage_at(net, NULL, index, first, workspace)
             forward_layer(
-                net, index, activation_of(net, index), source, sink, buffers + 2 * buffer_size,
+                &at, activation_of(net, index), source, sink, buffers + 2 * buffer_size,
                 n <= WIDE_TILE_ROWS,
             )
             source = sink
@@ -531,7 +526,7 @@ cdef void fair_difference_gradient(
 
 def network_fair_difference_gradient(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray x,
     cnp.ndarray target,
@@ -546,7 +541,7 @@ def network_fair_difference_gradient(
     cnp.ndarray workspace,
 ):
     """Estimate ∂L/∂θ by finite differences, computing again only what a weight changes."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef const int64_t* elements = <const int64_t*> contiguous(indices, cnp.NPY_INT64)
     cdef Matrix h = matrix_of(steps, x)
@@ -705,7 +700,7 @@ cdef void rates_forward(
             rate_of(net, product, RATE_OF_A, index, n, panel), first, last, panel
         )
         differentiate_rows(
-            y, rate, layer_of(net, index)[ACTIVATION], <floating> net.alphas[index],
+            y, rate, layer_of(net, index)[ACTIVATION], <floating> alpha_of(net, index),
             rate_of_source,
         )
         source = y
@@ -731,7 +726,7 @@ cdef void rates_backward(
     more = rate_of(net, product, RATE_OF_A, net.n_layers - 1, n, panel)
     loss_curvatures_of_rows(&part, y, rows_between(more, first, last, panel), grad_rate, panel)
     for index in range(net.n_layers - 1, -1, -1):
-        layer, alpha = layer_of(net, index), <floating> net.alphas[index]
+        layer, alpha = layer_of(net, index), <floating> alpha_of(net, index)
         y = rows_between(output_of(net, index, n, False, workspace), first, last, panel)
         delta_rate = rate_of(net, product, RATE_OF_DELTA, index, n, panel)
         delta_rate = rows_between(delta_rate, first, last, panel)
@@ -829,7 +824,7 @@ cdef void hessian_product_team(
 
 def network_hessian_product(
     cnp.ndarray layers,
-    cnp.ndarray alphas,
+    cnp.ndarray settings,
     cnp.ndarray parameters,
     cnp.ndarray vector,
     cnp.ndarray x,
@@ -843,7 +838,7 @@ def network_hessian_product(
     int n_threads=1,
 ):
     """Multiply the Hessian of the mean loss by a vector: ∂²L/∂θ² · v."""
-    cdef Network net = network_of(layers, alphas, parameters, x)
+    cdef Network net = network_of(layers, settings, parameters, x)
     cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
     cdef void* direction = matrix_of(vector, x).data
     cdef void* sink = writable(out, x).data

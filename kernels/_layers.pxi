@@ -336,6 +336,8 @@ cdef void backward_weight_tiles(
                 pack_block(delta, grid, first, panels, block)
             deltas, delta_step = block + panel * n * tile_columns(sums), tile_columns(sums)
         if row >= x.columns:
+            if to.bias.rows == 0:
+                continue
             multiply(zeros, &one, 0, 0, deltas, delta_step, n, sums, 1, columns)
             update_row(&to, to.bias.data, to.bias_state, column, sums, columns)
             continue
@@ -499,7 +501,7 @@ cdef void backward_weight_few(
     cdef Py_ssize_t first = to.weight.rows * thread // n_threads
     cdef Py_ssize_t last = to.weight.rows * (thread + 1) // n_threads
     update_outer(x, delta, &to, first, last - first, is_skippable(&to, delta, kind), kind)
-    if thread == 0:
+    if thread == 0 and to.bias.rows:
         update_outer_row(NULL, 0, delta, &to, to.bias.data, to.bias_state, 0, grad)
 
 
@@ -524,9 +526,10 @@ cdef void backward_single(
         update_outer(x, delta, &to, first, rows, skip, below)
         apply_derivative(y_or_z + first, rows, activation, alpha, grad)
         copy_row(grad, rows, below + first)
-    update_row(
-        &to, to.bias.data, to.bias_state, 0, <const floating*> delta.data, to.bias.columns
-    )
+    if to.bias.rows:
+        update_row(
+            &to, to.bias.data, to.bias_state, 0, <const floating*> delta.data, to.bias.columns
+        )
 
 
 cdef inline bint is_skippable(const Update* to, Matrix delta, floating* kind) noexcept nogil:

@@ -14,8 +14,10 @@ cdef enum:  # samples of a batch, whatever part of it a thread has
 cdef struct Network:
     Py_ssize_t n_layers
     const int64_t* table
-    const double* alphas
+    const double* settings  # a row for each layer
     void* parameters
+    bint is_dense  # and nothing else
+    bint meets  # whether a sample's output depends on the others of its batch
 
 
 cdef struct Data:  # the samples of a call
@@ -26,6 +28,17 @@ cdef struct Data:  # the samples of a call
     const void* sample_weight  # NULL for equal weights
     double share  # of a weight of 1 in the mean: 1 / Σw
     Loss loss
+    int64_t visit  # number of the step in the call, on which masks depend
+    void* statistics  # arena whose running moments follow the batches, or NULL
+
+
+cdef struct Passage:  # a layer and rows that pass it
+    const Network* net
+    Py_ssize_t index
+    int64_t visit
+    Py_ssize_t first  # of the rows in the batch
+    const Data* batch  # as a whole, or NULL where only the output is wanted
+    void* notes  # of the layer, or NULL likewise
 
 
 cdef struct Step:  # what becomes of a batch's gradient, and of its loss
@@ -84,8 +97,20 @@ cdef inline const int64_t* layer_of(const Network* net, Py_ssize_t index) noexce
     return net.table + index * LAYER_COLUMNS
 
 
+cdef inline double setting_of(
+    const Network* net, Py_ssize_t index, Py_ssize_t setting
+) noexcept nogil:
+    return net.settings[index * SETTING_COLUMNS + setting]
+
+
+cdef inline double alpha_of(const Network* net, Py_ssize_t index) noexcept nogil:
+    return setting_of(net, index, ALPHA)
+
+
 cdef inline Matrix weight_in(const int64_t* layer, void* arena, floating* kind) noexcept nogil:
-    return matrix_at(arena, layer[WEIGHT], layer[N_IN], layer[N_OUT], layer[STRIDE], kind)
+    return matrix_at(
+        arena, layer[WEIGHT], layer[WEIGHT_ROWS], layer[WEIGHT_COLUMNS], layer[STRIDE], kind
+    )
 
 
 cdef inline Matrix bias_in(const int64_t* layer, void* arena, floating* kind) noexcept nogil:
@@ -97,15 +122,18 @@ cdef inline int activation_of(const Network* net, Py_ssize_t index) noexcept nog
 
 
 cdef inline void forward_layer(
-    const Network* net, Py_ssize_t index, int activation, Matrix x, Matrix out, floating* panel,
-    bint few,
+    const Passage* at, int activation, Matrix x, Matrix out, floating* panel, bint few
 ) noexcept nogil:
     """Run a layer, or for IDENTITY its z only, on rows of one thread."""
-    cdef const int64_t* layer = layer_of(net, index)
-    cdef Matrix weight = weight_in(layer, net.parameters, panel)
-    cdef Matrix bias = bias_in(layer, net.parameters, panel)
-    cdef floating alpha = <floating> net.alphas[index]
-    if few:
+    cdef const int64_t* layer = layer_of(at.net, at.index)
+    cdef Matrix weight = weight_in(layer, at.net.parameters, panel)
+    cdef Matrix bias = bias_in(layer, at.net.parameters, panel)
+    cdef floating alpha = <floating> alpha_of(at.net, at.index)
+    if x.rows == 0:
+        return
+    if layer[KIND] != DENSE:
+        forward_units(at, activation, x, out, panel)
+    elif few:
         forward_few(x, weight, bias, activation, alpha, out)
     else:
         forward_tiles(x, weight, bias, activation, alpha, out, panel, 0, 1)
@@ -120,6 +148,7 @@ cdef void forward_blocks(
     cdef Py_ssize_t blocks = ceil_divide(ceil_divide(x.rows, ROW_BLOCK), n_threads) * n_threads
     cdef Py_ssize_t widest = 0, deepest = 0, block, first, last, index, n_out, activation_size
     cdef Matrix source, sink
+    cdef Passage at
     for index in range(net.n_layers):
         widest = max(widest, layer_of(net, index)[N_OUT])
         deepest = max(deepest, layer_of(net, index)[N_IN])
@@ -139,9 +168,10 @@ cdef void forward_blocks(
                     workspace, index % 2 * activation_size, last - first, n_out,
                     padded(n_out, workspace), workspace,
                 )
+            at = passage_at(net, NULL, index, first, workspace)
             forward_layer(
-                net, index, activation_of(net, index), source, sink,
-                workspace + 2 * activation_size, x.rows <= WIDE_TILE_ROWS,
+                &at, activation_of(net, index), source, sink, workspace + 2 * activation_size,
+                x.rows <= WIDE_TILE_ROWS,
             )
             source = sink
 
@@ -230,6 +260,9 @@ cdef double batch_loss(
     const Network* net, const Data* batch, floating* workspace, int n_threads
 ) noexcept nogil:
     """Run a batch forward and return its mean loss."""
+    if net.meets:
+        sweep_team(net, batch, workspace, n_threads)
+        return mean_loss(batch, losses_in(net, batch.x.rows, workspace))
     cdef Py_ssize_t n = batch.x.rows, n_out = layer_of(net, net.n_layers - 1)[N_OUT]
     cdef Matrix output = matrix_at(workspace, 0, n, n_out, padded(n_out, workspace), workspace)
     cdef floating* losses = workspace + n * output.stride
@@ -272,19 +305,23 @@ cdef void difference_gradient(
 
 cdef void clear_arena_padding(const Network* net, floating* arena) noexcept nogil:
     """Set to 0 what follows the columns of every weight and bias in an arena."""
-    cdef Py_ssize_t index, rows
+    cdef Py_ssize_t index
     cdef const int64_t* layer
     for index in range(net.n_layers):
         layer = layer_of(net, index)
-        rows = layer[N_IN] + 1  # the bias follows the weight
         clear_padding(
-            matrix_at(arena, layer[WEIGHT], rows, layer[N_OUT], layer[STRIDE], arena), arena
+            matrix_at(
+                arena, layer[WEIGHT], parameter_rows(layer), layer[WEIGHT_COLUMNS], layer[STRIDE],
+                arena,
+            ),
+            arena,
         )
 
 
 # --- A training step: forward, loss, BP1–BP4 and the update -------------------------------
 # The workspace holds, in this order: the gathered batch, the outputs of every layer, their
-# δ, the loss of each row, and the threads' panels; see arena.training_workspace_size.
+# δ, the loss of each row, what layers note, and the threads' panels; see
+# arena.training_workspace_size.
 
 cdef inline Matrix inputs_of(
     const Network* net, const Data* batch, floating* workspace
@@ -328,6 +365,38 @@ cdef inline floating* losses_in(
     )
 
 
+cdef inline floating* notes_in(
+    const Network* net, Py_ssize_t index, Py_ssize_t n, floating* workspace
+) noexcept nogil:
+    """Return the place of a layer's notes; of the layer after the last, where they end."""
+    cdef Py_ssize_t below, offset = ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
+    if not net.is_dense:
+        for below in range(index):
+            offset += notes_size(layer_of(net, below), n, workspace)
+    return losses_in(net, n, workspace) + offset
+
+
+cdef inline Passage passage_at(
+    const Network* net, const Data* batch, Py_ssize_t index, Py_ssize_t first,
+    floating* workspace,
+) noexcept nogil:
+    """Describe rows from `first` on at a layer; without a batch, nothing is noted."""
+    cdef Passage at
+    at.net, at.batch, at.index, at.first, at.visit, at.notes = net, batch, index, first, 0, NULL
+    if batch is not NULL and not net.is_dense:
+        at.visit, at.notes = batch.visit, notes_in(net, index, batch.x.rows, workspace)
+    return at
+
+
+cdef inline Matrix input_of(
+    const Network* net, const Data* batch, Py_ssize_t index, floating* workspace
+) noexcept nogil:
+    """Return what a layer takes from a batch."""
+    if index == 0:
+        return inputs_of(net, batch, workspace)
+    return output_of(net, index - 1, batch.x.rows, False, workspace)
+
+
 cdef inline void gather_rows(const Data* batch, Matrix out, floating* kind) noexcept nogil:
     cdef Py_ssize_t row, j
     cdef const floating* source
@@ -339,14 +408,16 @@ cdef inline void gather_rows(const Data* batch, Matrix out, floating* kind) noex
 
 
 cdef void carry_delta(
-    const Network* net, Py_ssize_t index, Matrix delta, Matrix y_or_z, Matrix out,
-    floating* panel, bint few,
+    const Passage* at, Matrix x, Matrix delta, Matrix y_or_z, int activation, floating alpha,
+    Matrix out, floating* panel, bint few,
 ) noexcept nogil:
-    """Carry δ of one thread's rows from a layer to the one below (BP2)."""
-    cdef Matrix weight = weight_in(layer_of(net, index), net.parameters, panel)
-    cdef int activation = activation_of(net, index - 1)
-    cdef floating alpha = <floating> net.alphas[index - 1]
-    if few:
+    """Carry δ of one thread's rows below a layer, ∂L/∂x ⊙ σ' (BP2)."""
+    cdef Matrix weight = weight_in(layer_of(at.net, at.index), at.net.parameters, panel)
+    if x.rows == 0:
+        return
+    if kind_of(at.net, at.index) != DENSE:
+        carry_units(at, x, delta, y_or_z, activation, alpha, out)
+    elif few:
         clear_padding(delta, panel)
         backward_input_few(delta, weight, y_or_z, activation, alpha, out)
     else:
@@ -372,47 +443,58 @@ cdef inline Data part_of(
 
 
 cdef void forward_layer_for_gradient(
-    const Network* net, Py_ssize_t index, Matrix x, Matrix out, Matrix delta, floating* panel,
-    bint single,
+    const Passage* at, Matrix x, Matrix out, Matrix delta, floating* panel, bint single
 ) noexcept nogil:
     """Run a layer on rows; where BP2 will want z, it stays in the place of δ until δ comes."""
-    cdef int activation = activation_of(net, index)
+    cdef int activation = activation_of(at.net, at.index)
     if takes_z(activation):
-        forward_layer(net, index, IDENTITY, x, delta, panel, single)
-        activate_rows(delta, activation, <floating> net.alphas[index], out)
+        forward_layer(at, IDENTITY, x, delta, panel, single)
+        activate_rows(delta, activation, <floating> alpha_of(at.net, at.index), out)
     else:
-        forward_layer(net, index, activation, x, out, panel, single)
+        forward_layer(at, activation, x, out, panel, single)
+
+
+cdef inline void meet_forward(
+    const Passage* at, floating* workspace, int thread, int n_threads
+) noexcept nogil:
+    """Where a layer takes statistics of the batch, wait for all of it and take them."""
+    if kind_of(at.net, at.index) != BATCH_NORM_TRAINING:
+        return
+    team_barrier()
+    batch_moments(at, input_of(at.net, at.batch, at.index, workspace), thread, n_threads, workspace)
+    team_barrier()
 
 
 cdef void sweep_up(
     const Network* net, const Data* batch, Py_ssize_t first, Py_ssize_t last,
-    floating* workspace, floating* panel,
+    floating* workspace, floating* panel, int thread, int n_threads,
 ) noexcept nogil:
     """Take rows forward through all layers, to their losses and their first δ (BP1)."""
     cdef Py_ssize_t n = batch.x.rows, index, top = net.n_layers - 1
     cdef Data part = part_of(batch, first, last, workspace)
     cdef Matrix source = rows_between(inputs_of(net, batch, workspace), first, last, workspace)
     cdef Matrix output, delta
+    cdef Passage at
     if batch.order is not NULL:
         gather_rows(&part, source, workspace)
     for index in range(top):
+        at = passage_at(net, batch, index, first, workspace)
+        meet_forward(&at, workspace, thread, n_threads)
         output = rows_between(output_of(net, index, n, False, workspace), first, last, workspace)
         delta = rows_between(output_of(net, index, n, True, workspace), first, last, workspace)
-        forward_layer_for_gradient(
-            net, index, source, output, delta, panel, n <= WIDE_TILE_ROWS
-        )
+        forward_layer_for_gradient(&at, source, output, delta, panel, n <= WIDE_TILE_ROWS)
         source = output
+    at = passage_at(net, batch, top, first, workspace)
+    meet_forward(&at, workspace, thread, n_threads)
     output = rows_between(output_of(net, top, n, False, workspace), first, last, workspace)
     delta = rows_between(output_of(net, top, n, True, workspace), first, last, workspace)
-    forward_layer(
-        net, top, activation_of(net, top), source, output, panel, n <= WIDE_TILE_ROWS
-    )
+    forward_layer(&at, activation_of(net, top), source, output, panel, n <= WIDE_TILE_ROWS)
     losses_of_rows(&part, output, losses_in(net, n, workspace) + first)
     loss_gradients_of_rows(&part, output, delta, workspace)
     if takes_z(activation_of(net, top)):  # y has given its loss: z takes its place
-        forward_layer(net, top, IDENTITY, source, output, panel, n <= WIDE_TILE_ROWS)
+        forward_layer(&at, IDENTITY, source, output, panel, n <= WIDE_TILE_ROWS)
     differentiate_rows(
-        output, delta, activation_of(net, top), <floating> net.alphas[top], delta
+        output, delta, activation_of(net, top), <floating> alpha_of(net, top), delta
     )
 
 
@@ -423,21 +505,68 @@ cdef inline Matrix known_of(
     return output_of(net, index, n, takes_z(activation_of(net, index)), workspace)
 
 
+cdef inline void meet_backward(
+    const Passage* at, floating* workspace, int thread, int n_threads
+) noexcept nogil:
+    """Where a layer took statistics of the batch, wait for all δ and take their sums."""
+    cdef Py_ssize_t n = at.batch.x.rows
+    if kind_of(at.net, at.index) != BATCH_NORM_TRAINING:
+        return
+    team_barrier()
+    batch_sums(
+        at, input_of(at.net, at.batch, at.index, workspace),
+        output_of(at.net, at.index, n, True, workspace), thread, n_threads, workspace,
+    )
+    team_barrier()
+
+
 cdef void sweep_down(
-    const Network* net, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last, floating* workspace,
-    floating* panel,
+    const Network* net, const Data* batch, Py_ssize_t first, Py_ssize_t last,
+    floating* workspace, floating* panel, int thread, int n_threads,
 ) noexcept nogil:
     """Carry δ of rows down to the first layer (BP2)."""
-    cdef Py_ssize_t index, top = net.n_layers - 1
-    cdef Matrix below, known
+    cdef Py_ssize_t index, top = net.n_layers - 1, n = batch.x.rows
+    cdef Matrix below, known, source
+    cdef Passage at
     cdef Matrix delta = rows_between(
         output_of(net, top, n, True, workspace), first, last, workspace
     )
     for index in range(top, 0, -1):
         known = rows_between(known_of(net, index - 1, n, workspace), first, last, workspace)
         below = rows_between(output_of(net, index - 1, n, True, workspace), first, last, workspace)
-        carry_delta(net, index, delta, known, below, panel, n <= DOTTED_ROWS)
+        source = rows_between(
+            output_of(net, index - 1, n, False, workspace), first, last, workspace
+        )
+        at = passage_at(net, batch, index, first, workspace)
+        meet_backward(&at, workspace, thread, n_threads)
+        carry_delta(
+            &at, source, delta, known, activation_of(net, index - 1),
+            <floating> alpha_of(net, index - 1), below, panel, n <= DOTTED_ROWS,
+        )
         delta = below
+
+
+cdef void sweep_share(
+    const Network* net, const Data* batch, floating* workspace, int thread, int n_threads
+) noexcept nogil:
+    """Take this thread's rows forward to their losses."""
+    cdef Py_ssize_t n = batch.x.rows
+    cdef floating* panels = notes_in(net, net.n_layers, n, workspace)
+    sweep_up(
+        net, batch, n * thread // n_threads, n * (thread + 1) // n_threads, workspace,
+        panels + thread * panel_room(net, n), thread, n_threads,
+    )
+
+
+cdef void sweep_team(
+    const Network* net, const Data* batch, floating* workspace, int n_threads
+) noexcept nogil:
+    """Take a batch forward to the losses of its rows."""
+    if n_threads == 1:
+        sweep_share(net, batch, workspace, 0, 1)
+    else:
+        with parallel(num_threads=n_threads):
+            sweep_share(net, batch, workspace, threadid(), team_size())
 
 
 cdef void sweep_down_single(
@@ -461,7 +590,7 @@ cdef void sweep_down_single(
         below = activation_of(net, index - 1)
         backward_single(
             source, delta, to, weight, below,
-            <floating> net.alphas[index - 1],
+            <floating> alpha_of(net, index - 1),
             <const floating*> known_of(net, index - 1, 1, workspace).data,
             <floating*> output_of(net, index - 1, 1, True, workspace).data,
         )
@@ -474,6 +603,7 @@ cdef inline Update update_of(
     cdef Update to
     to.weight = weight_in(layer, step.parameters, kind)
     to.bias = bias_in(layer, step.parameters, kind)
+    to.bias.rows = layer[BIASES] > 0
     to.weight_state = <floating*> step.state + layer[WEIGHT]
     to.bias_state = <floating*> step.state + layer[BIAS]
     to.slot, to.optimizer, to.coefficients = step.slot, step.optimizer, step.coefficients
@@ -489,10 +619,14 @@ cdef void update_layers(
     cdef Py_ssize_t index, n = batch.x.rows
     cdef Matrix source = inputs_of(net, batch, workspace), delta
     cdef Update to
+    cdef Passage at
     for index in range(net.n_layers):
         to = update_of(layer_of(net, index), step, workspace)
         delta = output_of(net, index, n, True, workspace)
-        if n > SWEPT_ROWS or n == 0:
+        if kind_of(net, index) != DENSE:
+            at = passage_at(net, batch, index, 0, workspace)
+            update_units(&at, source, delta, &to, thread, n_threads, workspace)
+        elif n > SWEPT_ROWS or n == 0:
             backward_weight_tiles(
                 source, delta, to, panels, room, thread, n_threads, workspace
             )
@@ -517,8 +651,13 @@ cdef inline Step storing_step(void* grad) noexcept nogil:
 # The rows of every layer, the bias being its last one, are cut into NORM_PARTS parts, whatever
 # the number of threads. A thread clips and then applies the gradient in its own parts.
 
+cdef inline Py_ssize_t parameter_rows(const int64_t* layer) noexcept nogil:
+    """Return the rows of a layer's weight and bias, which follow each other."""
+    return layer[WEIGHT_ROWS] + (layer[BIASES] > 0)
+
+
 cdef inline Py_ssize_t row_of_part(const int64_t* layer, Py_ssize_t part) noexcept nogil:
-    return (layer[N_IN] + 1) * part // NORM_PARTS
+    return parameter_rows(layer) * part // NORM_PARTS
 
 
 cdef floating norm_of_part(
@@ -532,7 +671,7 @@ cdef floating norm_of_part(
         layer = layer_of(net, index)
         for row in range(row_of_part(layer, part), row_of_part(layer, part + 1)):
             total += clip_row(
-                grad + layer[WEIGHT] + row * layer[STRIDE], layer[N_OUT], clip_value
+                grad + layer[WEIGHT] + row * layer[STRIDE], layer[WEIGHT_COLUMNS], clip_value
             )
     return <floating> sqrt(total)
 
@@ -552,9 +691,9 @@ cdef void update_part(
             at = row * layer[STRIDE]
             grad = <floating*> step.grad + layer[WEIGHT] + at
             if scale != 1:
-                for j in range(layer[N_OUT]):
+                for j in range(layer[WEIGHT_COLUMNS]):
                     grad[j] *= scale
-            update_row(&to, to.weight.data, to.weight_state, at, grad, layer[N_OUT])
+            update_row(&to, to.weight.data, to.weight_state, at, grad, layer[WEIGHT_COLUMNS])
 
 
 cdef void update_layers_clipped(
@@ -590,16 +729,17 @@ cdef void train_step(
     cdef Py_ssize_t n = batch.x.rows
     cdef Py_ssize_t first = n * thread // n_threads, last = n * (thread + 1) // n_threads
     cdef floating* losses = losses_in(net, n, workspace)
-    cdef floating* panels = losses + ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
+    cdef floating* panels = notes_in(net, net.n_layers, n, workspace)
     cdef Py_ssize_t room = (step.workspace_size - (panels - workspace)) // n_threads
     room -= room % ROW_MULTIPLE
-    cdef bint single = n == 1 and step.grad is NULL
-    if first < last:
-        sweep_up(net, batch, first, last, workspace, panels + thread * room)
+    cdef floating* panel = panels + thread * room
+    cdef bint single = n == 1 and step.grad is NULL and net.is_dense
+    if first < last or net.meets:
+        sweep_up(net, batch, first, last, workspace, panel, thread, n_threads)
         if single:
             sweep_down_single(net, batch, step, workspace)
         else:
-            sweep_down(net, n, first, last, workspace, panels + thread * room)
+            sweep_down(net, batch, first, last, workspace, panel, thread, n_threads)
     team_barrier()
     if step.grad is not NULL:
         update_layers_clipped(net, batch, step, workspace, panels, room, thread, n_threads)
@@ -639,7 +779,7 @@ cdef void train_steps(
     for index in range(ceil_divide(run.n_visits, run.batch_size)):
         start = index * run.batch_size
         batch = batch_at(data, start, min(run.batch_size, run.n_visits - start), workspace)
-        batch.share = share_of_one(&batch, workspace)
+        batch.share, batch.visit = share_of_one(&batch, workspace), index
         for j in range(run.n_coefficients):
             coefficients[j] = <floating> run.coefficients[index * run.n_coefficients + j]
         if step.averages:

@@ -51,6 +51,7 @@ ADAMAX, NADAM, LION = CODES["ADAMAX"], CODES["NADAM"], CODES["LION"]
 NORM_PARTS = CODES["NORM_PARTS"]
 N_IN, N_OUT, WEIGHT = CODES["N_IN"], CODES["N_OUT"], CODES["WEIGHT"]
 STRIDE, BIAS, ACTIVATION = CODES["STRIDE"], CODES["BIAS"], CODES["ACTIVATION"]
+ALPHA = CODES["ALPHA"]
 ROW_BLOCK = CODES["ROW_BLOCK"]
 ROW_MULTIPLE = CODES["ROW_MULTIPLE"]
 
@@ -1726,10 +1727,10 @@ def _panels_of(layers, n_rows, workspace):
 
 
 @_inline
-def _run_layer(layers, alphas, parameters, layer, activation, x, out):
+def _run_layer(layers, settings, parameters, layer, activation, x, out):
     """Run a layer, or for IDENTITY its z only."""
     weight, bias = _weight_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
-    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, activation, alphas[layer], out)
+    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, activation, settings[layer, ALPHA], out)
 
 
 # --- Network: the layers in sequence ------------------------------------------------------
@@ -1739,7 +1740,7 @@ def _run_layer(layers, alphas, parameters, layer, activation, x, out):
 
 
 @_inner
-def _forward_blocks(thread, n_threads, layers, alphas, parameters, x, out, workspace):
+def _forward_blocks(thread, n_threads, layers, settings, parameters, x, out, workspace):
     """Run a thread's blocks of rows through all layers; two buffers take turns."""
     n_samples, last_layer = out.shape[0], layers.shape[0] - 1
     widest = 0
@@ -1755,10 +1756,10 @@ def _forward_blocks(thread, n_threads, layers, alphas, parameters, x, out, works
             start = (2 * thread + layer % 2) * buffer_size
             above = _matrix(workspace, start, last - first, layers[layer, N_OUT], stride)
             activation = layers[layer, ACTIVATION]
-            _run_layer(layers, alphas, parameters, layer, activation, below, above)
+            _run_layer(layers, settings, parameters, layer, activation, below, above)
             below = above
         above, activation = _rows_between(out, first, last), layers[last_layer, ACTIVATION]
-        _run_layer(layers, alphas, parameters, last_layer, activation, below, above)
+        _run_layer(layers, settings, parameters, last_layer, activation, below, above)
 
 
 @_inner
@@ -1766,7 +1767,7 @@ def _sweep_rows(
     thread,
     n_threads,
     layers,
-    alphas,
+    settings,
     parameters,
     x,
     target,
@@ -1789,30 +1790,30 @@ def _sweep_rows(
         activation = layers[layer, ACTIVATION]
         if _takes_z(activation):  # z stays in the place of δ until δ comes
             z = _rows_between(_delta_of(layers, layer, n_rows, workspace), first, last)
-            _run_layer(layers, alphas, parameters, layer, IDENTITY, below, z)
-            _activate(z, activation, alphas[layer], above)
+            _run_layer(layers, settings, parameters, layer, IDENTITY, below, z)
+            _activate(z, activation, settings[layer, ALPHA], above)
         else:
-            _run_layer(layers, alphas, parameters, layer, activation, below, above)
+            _run_layer(layers, settings, parameters, layer, activation, below, above)
         below = above
     output = _activation_of(layers, top, n_rows, workspace)
     slopes = _delta_of(layers, top, n_rows, workspace)
     losses, activation = _losses_of(layers, n_rows, workspace), layers[top, ACTIVATION]
     above = _rows_between(output, first, last)
-    _run_layer(layers, alphas, parameters, top, activation, below, above)
+    _run_layer(layers, settings, parameters, top, activation, below, above)
     objective = order, loss, loss_parameters
     _losses(first, last, output, target, labels, *objective, losses)
     _loss_gradients(first, last, output, target, labels, sample_weight, *objective, slopes)
     delta = _rows_between(slopes, first, last)
     if _takes_z(activation):  # y has given its loss: z takes its place
-        _run_layer(layers, alphas, parameters, top, IDENTITY, below, above)
-    _apply_derivative(above, activation, alphas[top], delta)
+        _run_layer(layers, settings, parameters, top, IDENTITY, below, above)
+    _apply_derivative(above, activation, settings[top, ALPHA], delta)
     panels = _panels_of(layers, n_rows, workspace)
     size = panels.size // (n_threads * ROW_MULTIPLE) * ROW_MULTIPLE
     panel = _vector(panels, thread * size, size)
     for layer in range(top, 0, -1):
         weight = _weight_of(layers, layer, parameters)
         out = _rows_between(_delta_of(layers, layer - 1, n_rows, workspace), first, last)
-        activation, alpha = layers[layer - 1, ACTIVATION], alphas[layer - 1]
+        activation, alpha = layers[layer - 1, ACTIVATION], settings[layer - 1, ALPHA]
         known = out
         if not _takes_z(activation):
             y = _activation_of(layers, layer - 1, n_rows, workspace)
@@ -1938,8 +1939,8 @@ def _clip(layers, clip_value, clip_norm, grad, norms, n_useful):
 
 
 @_inline
-def _network(layers, alphas, parameters):
-    return _as_matrix(layers), _as_vector(alphas), _as_vector(parameters)
+def _network(layers, settings, parameters):
+    return _as_matrix(layers), _as_matrix(settings), _as_vector(parameters)
 
 
 @_inline
@@ -1951,7 +1952,7 @@ def _data(x, target, labels, sample_weight):
 @_kernel
 def network_forward(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: Vector,
     x: Matrix,
     out: OutMatrix,
@@ -1959,13 +1960,15 @@ def network_forward(
     n_threads: Int = 1,
 ):
     """Run the whole network forward: aˡ = σ(Wˡaˡ⁻¹ + bˡ) for every layer."""
-    _forward_network(_network(layers, alphas, parameters), _as_matrix(x), out, workspace, n_threads)
+    _forward_network(
+        _network(layers, settings, parameters), _as_matrix(x), out, workspace, n_threads
+    )
 
 
 @_kernel
 def network_loss(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: Vector,
     x: Matrix,
     target: Matrix,
@@ -1977,14 +1980,14 @@ def network_loss(
     n_threads: Int = 1,
 ):
     """Return the mean loss of a batch, Σᵢ wᵢ Lᵢ / Σw: the empirical risk."""
-    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
     return _risk(network, data, (loss, _as_vector(loss_parameters)), workspace, n_threads)
 
 
 @_kernel
 def network_gradient(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: Vector,
     x: Matrix,
     target: Matrix,
@@ -1997,7 +2000,7 @@ def network_gradient(
     n_threads: Int = 1,
 ):
     """Return the mean loss of a batch and store its gradient: backpropagation, BP1–BP4."""
-    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
     objective = loss, _as_vector(loss_parameters)
     n_useful = _useful_threads(n_threads, x.shape[0] * parameters.size)
     inputs = _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
@@ -2009,7 +2012,7 @@ def network_gradient(
 @_kernel
 def network_difference_gradient(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: OutVector,
     x: Matrix,
     target: Matrix,
@@ -2024,7 +2027,7 @@ def network_difference_gradient(
     workspace: OutVector,
 ):
     """Estimate ∂L/∂θ by finite differences, one or two forward passes for each weight."""
-    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
     objective = loss, _as_vector(loss_parameters)
     here = 0.0 if central else _risk(network, data, objective, workspace, ONE_THREAD)
     for position in range(indices.size):
@@ -2044,7 +2047,7 @@ def network_difference_gradient(
 @_kernel
 def network_train(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: OutVector,
     state: OutMatrix,
     x: Matrix,
@@ -2066,7 +2069,7 @@ def network_train(
     n_threads: Int = 1,
 ):
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update."""
-    network = _network(layers, alphas, parameters)
+    network = _network(layers, settings, parameters)
     data, no_averaging = _data(x, target, labels, sample_weight), averaging.size == 0
     objective = loss, _as_vector(loss_parameters)
     for step in range(losses.size):
@@ -2092,7 +2095,7 @@ def network_train(
 @_kernel
 def network_input_gradient(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: Vector,
     x: Matrix,
     target: Matrix,
@@ -2105,7 +2108,7 @@ def network_input_gradient(
     n_threads: Int = 1,
 ):
     """Return the mean loss of a batch and store its derivative by the inputs: δ¹·weightᵀ."""
-    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
     n_rows, objective = x.shape[0], (loss, _as_vector(loss_parameters))
     n_useful = _useful_threads(n_threads, n_rows * parameters.size)
     _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
@@ -2118,7 +2121,7 @@ def network_input_gradient(
 
 
 @_inner
-def _jacobian_block(layers, alphas, parameters, x, out, workspace):
+def _jacobian_block(layers, settings, parameters, x, out, workspace):
     """Differentiate every output by every input, for some samples."""
     n_rows, top, itemsize = x.shape[0], layers.shape[0] - 1, workspace.itemsize
     n_out, buffers, widest = layers[top, N_OUT], 0, 0
@@ -2133,10 +2136,10 @@ def _jacobian_block(layers, alphas, parameters, x, out, workspace):
         y = known = _matrix(workspace, place, n_rows, n_units, stride)
         if _takes_z(activation):
             y = _matrix(workspace, buffers + layer % 2 * n_seeds * widest, n_rows, n_units, stride)
-            _run_layer(layers, alphas, parameters, layer, LINEAR, below, known)
-            _activate(known, activation, alphas[layer], y)
+            _run_layer(layers, settings, parameters, layer, LINEAR, below, known)
+            _activate(known, activation, settings[layer, ALPHA], y)
         else:
-            _run_layer(layers, alphas, parameters, layer, activation, below, y)
+            _run_layer(layers, settings, parameters, layer, activation, below, y)
         place, below = place + n_rows * stride, y
     start = buffers + 2 * n_seeds * widest
     panel = _vector(workspace, start, workspace.size - start)
@@ -2151,7 +2154,7 @@ def _jacobian_block(layers, alphas, parameters, x, out, workspace):
         for row in range(n_rows):  # the same y or z for each of the sample's rows
             known = _matrix(workspace, place + row * stride, n_out, n_units, 0)
             grad = _rows_between(delta, row * n_out, (row + 1) * n_out)
-            _apply_derivative(known, layers[layer, ACTIVATION], alphas[layer], grad)
+            _apply_derivative(known, layers[layer, ACTIVATION], settings[layer, ALPHA], grad)
         grad = out
         if layer > 0:
             start = buffers + (top - layer + 1) % 2 * n_seeds * widest
@@ -2164,7 +2167,7 @@ def _jacobian_block(layers, alphas, parameters, x, out, workspace):
 
 
 @_inner
-def _jacobian_blocks(thread, n_threads, layers, alphas, parameters, x, out, workspace):
+def _jacobian_blocks(thread, n_threads, layers, settings, parameters, x, out, workspace):
     """Differentiate a thread's blocks of samples."""
     n_samples, n_out = x.shape[0], layers[layers.shape[0] - 1, N_OUT]
     size = max(1, ROW_BLOCK // n_out)
@@ -2173,7 +2176,7 @@ def _jacobian_blocks(thread, n_threads, layers, alphas, parameters, x, out, work
     for block in range(thread, -(-n_samples // size), n_threads):
         first, last = block * size, min(n_samples, (block + 1) * size)
         jacobians = _rows_between(out, first * n_out, last * n_out)
-        _jacobian_block(layers, alphas, parameters, _rows_between(x, first, last), jacobians, own)
+        _jacobian_block(layers, settings, parameters, _rows_between(x, first, last), jacobians, own)
 
 
 _share_jacobians = _threaded(_jacobian_blocks)
@@ -2182,7 +2185,7 @@ _share_jacobians = _threaded(_jacobian_blocks)
 @_kernel
 def network_jacobian(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: Vector,
     x: Matrix,
     out: OutMatrix,
@@ -2191,7 +2194,7 @@ def network_jacobian(
 ):
     """Differentiate every output by every input: ∂oⱼ/∂xₖ of each sample."""
     n_useful = _useful_threads(n_threads, out.shape[0] * parameters.size)
-    network = _network(layers, alphas, parameters)
+    network = _network(layers, settings, parameters)
     _share_jacobians(n_useful, (*network, _as_matrix(x), out, workspace))
 
 
@@ -2200,7 +2203,7 @@ def _sample_gradients(
     thread,
     n_threads,
     layers,
-    alphas,
+    settings,
     parameters,
     x,
     target,
@@ -2220,7 +2223,7 @@ def _sample_gradients(
         label = _vector(labels, i, 1) if labels.size else labels
         sample = inputs, row, label, no_weights, no_order
         objective = loss, loss_parameters, inputs, workspace
-        _sweep_rows(FIRST_THREAD, ONE_THREAD, layers, alphas, parameters, *sample, *objective)
+        _sweep_rows(FIRST_THREAD, ONE_THREAD, layers, settings, parameters, *sample, *objective)
         rule = _storing(_row(out, i))
         _update_layers(FIRST_THREAD, ONE_THREAD, layers, *rule, inputs, workspace)
 
@@ -2231,7 +2234,7 @@ _share_samples = _threaded(_sample_gradients)
 @_kernel
 def network_sample_gradients(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: Vector,
     x: Matrix,
     target: Matrix,
@@ -2244,7 +2247,7 @@ def network_sample_gradients(
 ):
     """Store the gradient of each sample's own loss, ∂Lᵢ/∂θ."""
     n_useful = _useful_threads(n_threads, x.shape[0] * parameters.size)
-    network, data = _network(layers, alphas, parameters), (_as_matrix(x), _as_matrix(target))
+    network, data = _network(layers, settings, parameters), (_as_matrix(x), _as_matrix(target))
     objective = _as_vector(labels), loss, _as_vector(loss_parameters)
     _share_samples(n_useful, (*network, *data, *objective, out, workspace))
 
@@ -2252,7 +2255,7 @@ def network_sample_gradients(
 @_kernel
 def network_gradient_norms(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: Vector,
     x: Matrix,
     target: Matrix,
@@ -2264,7 +2267,7 @@ def network_gradient_norms(
     n_threads: Int = 1,
 ):
     """Compute the norm of the gradient of each sample's own loss, without the gradient."""
-    n_rows, network = x.shape[0], _network(layers, alphas, parameters)
+    n_rows, network = x.shape[0], _network(layers, settings, parameters)
     data = _data(x, target, labels, _vector(parameters, 0, 0))
     objective = loss, _as_vector(loss_parameters)
     n_useful = _useful_threads(n_threads, n_rows * parameters.size)
@@ -2284,7 +2287,7 @@ def network_gradient_norms(
 
 
 @_inner
-def _store_passes(layers, alphas, parameters, x, workspace):
+def _store_passes(layers, settings, parameters, x, workspace):
     """Store z and a of every layer."""
     n_rows, below = x.shape[0], x
     for layer in range(layers.shape[0]):
@@ -2292,12 +2295,12 @@ def _store_passes(layers, alphas, parameters, x, workspace):
         z = _delta_of(layers, layer, n_rows, workspace)
         a = _activation_of(layers, layer, n_rows, workspace)
         _forward(FIRST_THREAD, ONE_THREAD, below, weight, bias, LINEAR, 0.0, z)
-        _activate(z, layers[layer, ACTIVATION], alphas[layer], a)
+        _activate(z, layers[layer, ACTIVATION], settings[layer, ALPHA], a)
         below = a
 
 
 @_inner
-def _moved_unit(layers, alphas, x, move, change, first, last, workspace, a):
+def _moved_unit(layers, settings, x, move, change, first, last, workspace, a):
     """Compute a of the unit whose weight has changed, for some samples."""
     layer, source, unit = move
     n_rows = x.shape[0]
@@ -2307,11 +2310,11 @@ def _moved_unit(layers, alphas, x, move, change, first, last, workspace, a):
     for i in range(first, last):
         factor = below[i, source] if source < below.shape[1] else ONE
         column[i - first] = z[i, unit] + change * factor
-    _activate(a, layers[layer, ACTIVATION], alphas[layer], a)
+    _activate(a, layers[layer, ACTIVATION], settings[layer, ALPHA], a)
 
 
 @_inner
-def _moved_outputs(layers, alphas, parameters, n_rows, move, first, last, workspace, a):
+def _moved_outputs(layers, settings, parameters, n_rows, move, first, last, workspace, a):
     """Run the layers above a unit whose a has changed; two buffers take turns."""
     layer, _, unit = move
     top, column = layers.shape[0] - 1, _row(a, 0)
@@ -2332,20 +2335,20 @@ def _moved_outputs(layers, alphas, parameters, n_rows, move, first, last, worksp
         source, sink, change = _row(z, i), _row(out, i), column[i] - old[i, unit]
         for j in range(sink.size):
             sink[j] = source[j] + change * weight[j]
-    _activate(out, layers[index, ACTIVATION], alphas[index], out)
+    _activate(out, layers[index, ACTIVATION], settings[index, ALPHA], out)
     for index in range(layer + 2, top + 1):
         n_units = layers[index, N_OUT]
         stride = row_stride(n_units, buffers.itemsize)
         start = (index - layer + 1) % 2 * size
         above = _matrix(buffers, start, last - first, n_units, stride)
         activation = layers[index, ACTIVATION]
-        _run_layer(layers, alphas, parameters, index, activation, out, above)
+        _run_layer(layers, settings, parameters, index, activation, out, above)
         out = above
     return out
 
 
 @_inner
-def _moved_risk(layers, alphas, parameters, data, objective, move, change, workspace):
+def _moved_risk(layers, settings, parameters, data, objective, move, change, workspace):
     """Return the mean loss where one weight has changed."""
     x, target, labels, sample_weight = data
     n_rows, no_order = x.shape[0], _as_vector(NO_INDICES)
@@ -2353,8 +2356,10 @@ def _moved_risk(layers, alphas, parameters, data, objective, move, change, works
     for first in range(0, n_rows, ROW_BLOCK):
         last = min(n_rows, first + ROW_BLOCK)
         a = _matrix(workspace, 0, 1, last - first, last - first)  # where none is gathered
-        _moved_unit(layers, alphas, x, move, change, first, last, workspace, a)
-        output = _moved_outputs(layers, alphas, parameters, n_rows, move, first, last, workspace, a)
+        _moved_unit(layers, settings, x, move, change, first, last, workspace, a)
+        output = _moved_outputs(
+            layers, settings, parameters, n_rows, move, first, last, workspace, a
+        )
         for i in range(first, last):
             row, label = _target_of(target, labels, no_order, i)
             losses[i] = _loss(_row(output, i - first), row, label, *objective)
@@ -2364,7 +2369,7 @@ def _moved_risk(layers, alphas, parameters, data, objective, move, change, works
 @_kernel
 def network_fair_difference_gradient(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: Vector,
     x: Matrix,
     target: Matrix,
@@ -2379,7 +2384,7 @@ def network_fair_difference_gradient(
     workspace: OutVector,
 ):
     """Estimate ∂L/∂θ by finite differences, computing again only what a weight changes."""
-    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
     n_rows, top, here = x.shape[0], layers.shape[0] - 1, 0.0
     objective, no_order = (loss, _as_vector(loss_parameters)), _as_vector(NO_INDICES)
     _store_passes(*network, data[0], workspace)
@@ -2436,7 +2441,7 @@ def _add(matrix, to):
 
 
 @_inner
-def _rates_forward(layers, alphas, parameters, vector, x, rates, workspace):
+def _rates_forward(layers, settings, parameters, vector, x, rates, workspace):
     """Compute R{z} = W R{a} + V a + c and R{a} = σ'(z) R{z} of every layer."""
     n_rows, below = x.shape[0], x
     for layer in range(layers.shape[0]):
@@ -2449,7 +2454,7 @@ def _rates_forward(layers, alphas, parameters, vector, x, rates, workspace):
         below = _activation_of(layers, layer, n_rows, workspace)
         out = _rate_of(layers, 1, layer, n_rows, rates)
         _copy_rows(rate, out)
-        _apply_derivative(below, layers[layer, ACTIVATION], alphas[layer], out)
+        _apply_derivative(below, layers[layer, ACTIVATION], settings[layer, ALPHA], out)
 
 
 @_inline
@@ -2460,14 +2465,14 @@ def _carry(delta, weight, out, panel):
 
 
 @_inner
-def _rates_backward(layers, alphas, parameters, vector, grad, grad_rate, rates, workspace):
+def _rates_backward(layers, settings, parameters, vector, grad, grad_rate, rates, workspace):
     """Compute R{δ} = R{∂L/∂a} ⊙ σ' + ∂L/∂a ⊙ σ'' ⊙ R{z}, from these of the last layer down."""
     n_rows = grad.shape[0]
     panel = _panels_of(layers, n_rows, workspace)
     for layer in range(layers.shape[0] - 1, -1, -1):
         n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
         y = _activation_of(layers, layer, n_rows, workspace)
-        activation, alpha = layers[layer, ACTIVATION], alphas[layer]
+        activation, alpha = layers[layer, ACTIVATION], settings[layer, ALPHA]
         top, top_rate = _block(grad, 0, n_rows, 0, n_out), _block(grad_rate, 0, n_rows, 0, n_out)
         delta_rate = _rate_of(layers, 2, layer, n_rows, rates)
         _copy_rows(top_rate, delta_rate)
@@ -2508,7 +2513,7 @@ def _store_products(layers, x, out, rates, workspace):
 @_kernel
 def network_hessian_product(
     layers: IntTable,
-    alphas: RealVector,
+    settings: RealTable,
     parameters: Vector,
     vector: Vector,
     x: Matrix,
@@ -2522,7 +2527,7 @@ def network_hessian_product(
     n_threads: Int = 1,
 ):
     """Multiply the Hessian of the mean loss by a vector: ∂²L/∂θ² · v."""
-    network, data = _network(layers, alphas, parameters), _data(x, target, labels, sample_weight)
+    network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
     n_rows, top, direction = x.shape[0], layers.shape[0] - 1, _as_vector(vector)
     size = _outputs_size(layers, top + 1, n_rows, workspace.itemsize)
     widest = 0

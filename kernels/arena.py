@@ -4,18 +4,21 @@ A layer's weight is stored (n_in, n_out) row-major; its rows are padded to a str
 that is a multiple of 16 elements, so that every row starts a cache line and a register
 tile may read past n_out, and never a multiple of 4 KiB, at which every row would fall
 into the same cache set (measured: 240 → 126–149 GF/s on 2048-wide layers). The bias
-follows as one more row. Padding is zero and stays zero.
+follows as one more row. Padding is zero and stays zero. Other layers have a weight of one
+row, or none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from .catalogue import (
     CACHE_LINE,
     CACHE_SET_SPAN,
+    CODES,
     LAYER_COLUMNS,
     PACKED_BYTES,
     PANEL_WIDTH,
@@ -24,18 +27,89 @@ from .catalogue import (
 )
 
 __all__ = [
+    "LayerShape",
     "aligned_zeros",
     "forward_workspace_size",
     "hessian_workspace_size",
     "jacobian_workspace_size",
     "layer_table",
+    "notes_size",
     "panel_size",
     "row_stride",
     "sample_workspace_size",
     "training_workspace_size",
 ]
 
-N_IN, N_OUT = LAYER_COLUMNS.index("N_IN"), LAYER_COLUMNS.index("N_OUT")
+N_IN, N_OUT, KIND = (LAYER_COLUMNS.index(name) for name in ("N_IN", "N_OUT", "KIND"))
+DENSE = CODES["DENSE"]
+NORMS = tuple(CODES[name] for name in ("LAYER_NORM", "BATCH_NORM", "BATCH_NORM_TRAINING"))
+
+
+class LayerShape(NamedTuple):
+    """What an arena has to know of a layer.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Features that come in and go out.
+    activation : int, default=0
+        Code of the activation; 0 is the identity.
+    kind : int, default=0
+        Code of a row of :data:`fastmlp.kernels.catalogue.LAYER_KINDS`; 0 is a dense layer.
+    n_weights : int, default=1
+        Numbers of a weight that is not dense: n_out, or 1 that all units share.
+    has_bias : bool, default=True
+        Whether a dense layer has a bias; without, there is room for one that stays 0.
+    """
+
+    n_in: int
+    n_out: int
+    activation: int = CODES["IDENTITY"]
+    kind: int = DENSE
+    n_weights: int = 1
+    has_bias: bool = True
+
+    def place(self, offset: int, itemsize: int) -> tuple[list[int], int]:
+        """Place the layer in an arena.
+
+        Parameters
+        ----------
+        offset : int
+            Elements before it.
+        itemsize : int
+            Bytes of an element.
+
+        Returns
+        -------
+        row : list of int
+            The layer's row of the table.
+        end : int
+            Elements before the next layer.
+        """
+        stride = row_stride(self.n_out, itemsize)
+        rows, n_weights, n_biases, reserved = 0, 0, 0, 0
+        if self.kind == DENSE:
+            rows, n_weights, reserved = self.n_in, self.n_out, 1
+            n_biases = self.n_out if self.has_bias else 0
+        elif self.kind in NORMS:  # their bias, and running means and variances
+            rows, n_weights, n_biases = 1, self.n_out, self.n_out
+            reserved = 1 if self.kind == CODES["LAYER_NORM"] else 3
+        elif self.kind == CODES["PRELU"]:
+            rows, n_weights = 1, self.n_weights
+        bias = offset + rows * stride
+        place = dict.fromkeys(LAYER_COLUMNS, 0) | {
+            "N_IN": self.n_in,
+            "N_OUT": self.n_out,
+            "WEIGHT": offset,
+            "STRIDE": stride,
+            "BIAS": bias,
+            "ACTIVATION": self.activation,
+            "KIND": self.kind,
+            "WEIGHT_ROWS": rows,
+            "WEIGHT_COLUMNS": n_weights,
+            "BIASES": n_biases,
+        }
+        return list(place.values()), bias + reserved * stride
 
 
 def row_stride(n_columns: int, itemsize: int) -> int:
@@ -80,35 +154,51 @@ def aligned_zeros(n: int, dtype: np.dtype | type | str) -> np.ndarray:
     return buffer[start : start + n * dtype.itemsize].view(dtype)
 
 
-def layer_table(
-    sizes: Sequence[tuple[int, int]], activations: Sequence[int], itemsize: int
-) -> tuple[np.ndarray, int]:
-    """Place dense layers one after the other in an arena.
+def layer_table(shapes: Sequence[LayerShape], itemsize: int) -> tuple[np.ndarray, int]:
+    """Place layers one after the other in an arena.
 
     Parameters
     ----------
-    sizes : sequence of (n_in, n_out)
-        Sizes of the layers, from input to output.
-    activations : sequence of int
-        Code of each layer's activation.
+    shapes : sequence of LayerShape
+        From input to output.
     itemsize : int
         Bytes of an element.
 
     Returns
     -------
-    layers : numpy.ndarray of int64, shape (n_layers, 6)
+    layers : numpy.ndarray of int64, shape (n_layers, 11)
         One row a layer, columns as in :data:`fastmlp.kernels.catalogue.LAYER_COLUMNS`.
     n_elements : int
         Length of the arena.
     """
-    layers = np.zeros((len(sizes), len(LAYER_COLUMNS)), dtype=np.int64)
+    layers = np.zeros((len(shapes), len(LAYER_COLUMNS)), dtype=np.int64)
     offset = 0
-    for row, (n_in, n_out), activation in zip(layers, sizes, activations, strict=True):
-        stride = row_stride(n_out, itemsize)
-        bias = offset + n_in * stride
-        row[:] = n_in, n_out, offset, stride, bias, activation
-        offset = bias + stride
+    for row, shape in zip(layers, shapes, strict=True):
+        row[:], offset = shape.place(offset, itemsize)
     return layers, offset
+
+
+def notes_size(layer: np.ndarray, n_rows: int, itemsize: int) -> int:
+    """Return the elements that a layer notes in a forward pass for the way back.
+
+    Parameters
+    ----------
+    layer : numpy.ndarray of int64, shape (11,)
+        Row of the layer table.
+    n_rows : int
+        Samples of the batch.
+    itemsize : int
+        Bytes of an element.
+
+    Returns
+    -------
+    int
+        For normalisation m and 1/√(v + ε), of each sample or each unit, then two sums for
+        each unit; for others 0.
+    """
+    if layer[KIND] not in NORMS:
+        return 0
+    return 2 * row_stride(n_rows, itemsize) + 4 * row_stride(layer[N_OUT], itemsize)
 
 
 def panel_size(depth: int, n_threads: int = 1, *, n_panels: int = 1) -> int:
@@ -136,7 +226,7 @@ def forward_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_thr
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 6)
+    layers : numpy.ndarray of int64, shape (n_layers, 11)
         The network.
     n_rows : int
         Samples in the call.
@@ -161,7 +251,7 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 6)
+    layers : numpy.ndarray of int64, shape (n_layers, 11)
         The network.
     n_rows : int
         Samples of the largest batch.
@@ -174,12 +264,13 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
     -------
     int
         The gathered batch, the activation and δ of every layer, the loss of each
-        sample, and for each thread packed panels or the workspace of a forward pass,
-        whichever is larger.
+        sample, the notes of each layer, and for each thread packed panels or the
+        workspace of a forward pass, whichever is larger.
     """
     strides = [row_stride(int(n), itemsize) for n in layers[:, N_OUT]]
     of_a_row = row_stride(int(layers[0, N_IN]), itemsize) + 2 * sum(strides)
     losses = -(-n_rows // ROW_MULTIPLE) * ROW_MULTIPLE
+    notes = sum(notes_size(layer, n_rows, itemsize) for layer in layers.tolist())
     depth = max(int(layers[:, : N_OUT + 1].max()), n_rows)
     n_panels = -(-int(layers[:, N_OUT].max()) // PANEL_WIDTH)
     n_panels = max(1, min(n_panels, PACKED_BYTES // (max(n_rows, 1) * PANEL_WIDTH * itemsize)))
@@ -188,7 +279,7 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
         panel_size(n_rows, n_threads, n_panels=n_panels),
         forward_workspace_size(layers, n_rows, itemsize, n_threads),
     )
-    return n_rows * of_a_row + losses + scratch
+    return n_rows * of_a_row + losses + notes + scratch
 
 
 def jacobian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
@@ -196,7 +287,7 @@ def jacobian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 6)
+    layers : numpy.ndarray of int64, shape (n_layers, 11)
         The network.
     n_rows : int
         Samples in the call.
@@ -223,7 +314,7 @@ def hessian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_thr
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 6)
+    layers : numpy.ndarray of int64, shape (n_layers, 11)
         The network.
     n_rows : int
         Samples in the call.
@@ -248,7 +339,7 @@ def sample_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_thre
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 6)
+    layers : numpy.ndarray of int64, shape (n_layers, 11)
         The network.
     n_rows : int
         Samples in the call.

@@ -16,6 +16,7 @@ __all__ = [
     "CACHE_SET_SPAN",
     "CODES",
     "LAYER_COLUMNS",
+    "LAYER_KINDS",
     "LOSSES",
     "NORM_PARTS",
     "OPTIMIZERS",
@@ -23,8 +24,10 @@ __all__ = [
     "PANEL_WIDTH",
     "ROW_BLOCK",
     "ROW_MULTIPLE",
+    "SETTING_COLUMNS",
     "TAKES_Z",
     "Activation",
+    "LayerKind",
     "Loss",
     "Optimizer",
 ]
@@ -141,6 +144,31 @@ class Optimizer:
     equation: str
     state: tuple[str, ...]
     coefficients: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """What a layer computes from its input x, before its activation.
+
+    Parameters
+    ----------
+    name : str
+        Upper-cased it is the name of the code.
+    code : int
+        What kernels read.
+    equation : str
+        z, with the layer's weight w and bias b.
+    meets : bool
+        Whether the outputs for a sample depend on the other samples of the batch.
+    source : str
+        Where the layer comes from.
+    """
+
+    name: str
+    code: int
+    equation: str
+    meets: bool = False
+    source: str = ""
 
 
 # The row of an activation that takes a parameter calls it α, whatever its authors do. To add
@@ -495,9 +523,66 @@ OPTIMIZERS = (
     ),
 )
 
-#: Columns of a network's layer table, one row a dense layer. WEIGHT and BIAS are offsets
-#: of elements in the arena, STRIDE is the distance between two rows of the weight.
-LAYER_COLUMNS = ("N_IN", "N_OUT", "WEIGHT", "STRIDE", "BIAS", "ACTIVATION")
+# Only dense and elementwise layers have an activation; that of the others is the identity.
+# Dropout and batch normalisation are other layers where a network is in use than where it is
+# in training: dropout passes x on, and batch_norm takes its statistics from memory.
+LAYER_KINDS = (
+    LayerKind("dense", 0, "W x + b"),
+    LayerKind("elementwise", 1, "x"),
+    LayerKind(
+        "dropout",
+        2,
+        "x / (1 − r) with probability 1 − r, else 0",
+        source="Srivastava et al.: Dropout, JMLR 15, 2014",
+    ),
+    LayerKind(
+        "prelu",
+        3,
+        "x if x > 0 else w x",
+        source="He et al.: Delving deep into rectifiers, ICCV 2015, arXiv:1502.01852",
+    ),
+    LayerKind(
+        "layer_norm",
+        4,
+        "w (x − m) / √(v + ε) + b, with mean m and variance v of the units",
+        source="Ba, Kiros, Hinton: Layer normalization, arXiv:1607.06450",
+    ),
+    LayerKind(
+        "batch_norm",
+        5,
+        "w (x − m) / √(v + ε) + b, with the running mean m and variance v of each unit",
+        source="Ioffe, Szegedy: Batch normalization, ICML 2015, arXiv:1502.03167",
+    ),
+    LayerKind(
+        "batch_norm_training",
+        6,
+        "w (x − m) / √(v + ε) + b, with mean m and variance v of each unit over the batch",
+        meets=True,
+        source="Ioffe, Szegedy: Batch normalization, ICML 2015, arXiv:1502.03167",
+    ),
+)
+
+#: Columns of a network's layer table, one row a layer. WEIGHT and BIAS are offsets of elements
+#: in the arena, STRIDE is the distance between two rows of the weight; the bias follows the
+#: weight and has BIASES elements, N_OUT or 0. After the bias of batch normalisation come the
+#: running mean and variance. From SEED come the masks of dropout.
+LAYER_COLUMNS = (
+    "N_IN",
+    "N_OUT",
+    "WEIGHT",
+    "STRIDE",
+    "BIAS",
+    "ACTIVATION",
+    "KIND",
+    "WEIGHT_ROWS",
+    "WEIGHT_COLUMNS",
+    "BIASES",
+    "SEED",
+)
+
+#: Columns of the table of settings, one row a layer: α of the activation, rate of dropout, ε
+#: and momentum of normalisation; 0 where a layer has none.
+SETTING_COLUMNS = ("ALPHA", "DROP_RATE", "NORM_EPS", "NORM_MOMENTUM")
 
 #: Bytes at a multiple of which every arena and workspace begins.
 CACHE_LINE = 64
@@ -523,10 +608,12 @@ NORM_PARTS = 32
 
 #: Every constant that a kernel may compare with, by name.
 CODES: dict[str, int] = {
-    **{row.name.upper(): row.code for row in (*ACTIVATIONS, *LOSSES, *OPTIMIZERS)},
+    **{row.name.upper(): row.code for row in (*ACTIVATIONS, *LOSSES, *OPTIMIZERS, *LAYER_KINDS)},
     **{name: column for column, name in enumerate(LAYER_COLUMNS)},
+    **{name: column for column, name in enumerate(SETTING_COLUMNS)},
     "TAKES_Z": TAKES_Z,
     "LAYER_COLUMNS": len(LAYER_COLUMNS),
+    "SETTING_COLUMNS": len(SETTING_COLUMNS),
     "ROW_MULTIPLE": ROW_MULTIPLE,
     "CACHE_LINE": CACHE_LINE,
     "CACHE_SET_SPAN": CACHE_SET_SPAN,

@@ -26,11 +26,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import ACTIVATIONS, CODES
+from .catalogue import ACTIVATIONS, CODES, LAYER_COLUMNS
 
 __all__ = [
     "activation_backward",
@@ -951,35 +952,196 @@ OPTIMIZER_STEPS: dict[int, Callable[..., None]] = {
 }
 
 
-# --- Network kernels: the layer kernels in sequence ---------------------------------------
+# --- Layers that are not dense ------------------------------------------------------------
+
+BATCH_NORMS = CODES["BATCH_NORM"], CODES["BATCH_NORM_TRAINING"]
+
+
+class _Layer(NamedTuple):
+    """A row of the layer table with its settings and parameters.
+
+    `statistics` are the running mean and variance of batch normalisation.
+    """
+
+    position: int
+    kind: int
+    activation: int
+    seed: int
+    settings: NDArray[np.float64]
+    weight: Array
+    bias: Array
+    statistics: Array
+
+    def setting(self, name: str) -> np.floating:
+        """Return a setting as a number of the arena's type."""
+        return self.weight.dtype.type(self.settings[CODES[name]])
+
+
+def _layers_of(layers: Indices, settings: NDArray[np.float64], arena: Array) -> Iterator[_Layer]:
+    """Yield the layers with what an arena holds of them."""
+    for index, (row, setting) in enumerate(zip(layers, settings, strict=True)):
+        place = dict(zip(LAYER_COLUMNS, row.tolist(), strict=True))
+        start, stride, n_out = place["WEIGHT"], place["STRIDE"], place["N_OUT"]
+        bias = place["BIAS"]
+        rows = arena[start:bias].reshape(place["WEIGHT_ROWS"], stride)
+        n_moments = 2 if place["KIND"] in BATCH_NORMS else 0
+        moments = arena[bias + stride : bias + (1 + n_moments) * stride]
+        yield _Layer(
+            index,
+            place["KIND"],
+            place["ACTIVATION"],
+            place["SEED"],
+            setting,
+            rows[:, : place["WEIGHT_COLUMNS"]],
+            arena[bias : bias + n_out],
+            moments.reshape(n_moments, stride)[:, :n_out],
+        )
+
+
+def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64 bits: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def _scrambled(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Scramble 32 bits: Wellons, Prospecting for hash functions, 2018, "lowbias32"."""
+    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return bits ^ (bits >> np.uint32(16))
+
+
+def _kept(layer: _Layer, shape: tuple[int, ...]) -> NDArray[np.bool]:
+    """Return which inputs dropout lets pass, from the seed and their place alone.
+
+    A sample's key comes from the seed, the layer and the row of the batch; a unit's bits are
+    its number, scrambled with one half of the key and again with the other.
+    """
+    rows, units = (np.arange(n) for n in shape)
+    seed = np.array([layer.seed], np.int64).view(np.uint64)
+    of_layer = _mixed(seed ^ _mixed(np.array([layer.position + 1], np.uint64)))
+    keys = _mixed(of_layer + rows.astype(np.uint64))[:, None]
+    low, high = keys.astype(np.uint32), (keys >> np.uint64(32)).astype(np.uint32)
+    bits = _scrambled(_scrambled(units.astype(np.uint32) ^ low) ^ high)
+    return bits >= np.uint32(layer.settings[CODES["DROP_RATE"]] * 2.0**32)
+
+
+def _moments(layer: _Layer, x: Array, shares: Array) -> tuple[Array, Array]:
+    """Return mean and variance of each sample, or of each unit over the batch or in memory."""
+    if layer.kind == CODES["LAYER_NORM"]:
+        return x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
+    if layer.kind == CODES["BATCH_NORM"]:
+        return layer.statistics[0], layer.statistics[1]
+    mean = shares @ x
+    return mean, shares @ (x - mean) ** 2
+
+
+def _normalised(layer: _Layer, x: Array, shares: Array) -> tuple[Array, Array]:
+    """Return x̂ = (x − m) / √(v + ε), and 1/√(v + ε)."""
+    mean, variance = _moments(layer, x, shares)
+    scale = 1 / np.sqrt(variance + layer.setting("NORM_EPS"))
+    return (x - mean) * scale, scale
+
+
+def _before_activation(layer: _Layer, x: Array, shares: Array) -> Array:
+    """Return z of a layer for a batch; `shares` are the samples' parts of its mean loss."""
+    if layer.kind == CODES["DENSE"]:
+        return x @ layer.weight + layer.bias
+    if layer.kind == CODES["ELEMENTWISE"]:
+        return x
+    if layer.kind == CODES["DROPOUT"]:
+        scale = x.dtype.type(1 / (1 - layer.settings[CODES["DROP_RATE"]]))
+        return np.where(_kept(layer, x.shape), x * scale, x.dtype.type(0))
+    if layer.kind == CODES["PRELU"]:
+        return np.where(x > 0, x, x * layer.weight)
+    return _normalised(layer, x, shares)[0] * layer.weight + layer.bias
+
+
+def _carried(layer: _Layer, x: Array, delta: Array, shares: Array) -> Array:
+    """Return ∂L/∂x of a layer from its δ."""
+    if layer.kind == CODES["DENSE"]:
+        return delta @ layer.weight.T
+    if layer.kind == CODES["ELEMENTWISE"]:
+        return delta
+    if layer.kind == CODES["DROPOUT"]:
+        return _before_activation(layer, delta, shares)
+    if layer.kind == CODES["PRELU"]:
+        return np.where(x > 0, delta, delta * layer.weight)
+    standard, scale = _normalised(layer, x, shares)
+    slope = delta * layer.weight
+    if layer.kind == CODES["LAYER_NORM"]:
+        along = (slope * standard).mean(axis=1, keepdims=True)
+        slope = slope - slope.mean(axis=1, keepdims=True) - standard * along
+    elif layer.kind == CODES["BATCH_NORM_TRAINING"]:
+        along = (slope * standard).sum(axis=0)
+        slope = slope - shares[:, None] * (slope.sum(axis=0) + standard * along)
+    return slope * scale
+
+
+def _store_gradient(layer: _Layer, x: Array, delta: Array, shares: Array, grad: _Layer) -> None:
+    """Store the derivatives of a layer's own parameters, those it has."""
+    n_weights = grad.weight.shape[1]
+    if layer.kind == CODES["DENSE"]:
+        grad.weight[...] = x.T @ delta
+    elif layer.kind == CODES["PRELU"]:
+        by_unit = (delta * np.minimum(x, 0)).sum(axis=0)
+        grad.weight[...] = by_unit if n_weights == len(by_unit) else by_unit.sum()
+    elif n_weights:
+        standard, _ = _normalised(layer, x, shares)
+        grad.weight[...] = (delta * standard).sum(axis=0)
+
+
+def _update_statistics(layer: _Layer, x: Array, shares: Array) -> None:
+    """Move running mean and variance towards those of a batch.
+
+    The variance is unbiased, with n_eff = 1 / Σ sᵢ² samples where they have weights: n if
+    these are equal (Kish, Survey sampling, 1965, section 8.2).
+    """
+    mean, variance = _moments(layer, x, shares)
+    lost = float((shares.astype(np.float64) ** 2).sum())
+    unbiased = variance / x.dtype.type(1 - lost if lost < 1 else 1)
+    for running, of_batch in zip(layer.statistics, (mean, unbiased), strict=True):
+        running += layer.setting("NORM_MOMENTUM") * (of_batch - running)
+
+
+# --- Network kernels: the layers in sequence ----------------------------------------------
 
 
 def _layer_views(layers: Indices, arena: Array) -> Iterator[tuple[Array, Array, int]]:
     """Yield weight (n_in, n_out), bias (n_out,) and activation code of each layer."""
-    for n_in, n_out, start, stride, bias, activation in layers:
-        block = arena[start : start + n_in * stride].reshape(n_in, stride)
-        yield block[:, :n_out], arena[bias : bias + n_out], activation
+    for layer in _layers_of(layers, np.empty((len(layers), 0)), arena):
+        yield layer.weight, layer.bias, layer.activation
+
+
+def _alphas(settings: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the parameter of each layer's activation."""
+    return settings[:, CODES["ALPHA"]]
 
 
 def _activations(
-    layers: Indices, alphas: Array, parameters: Array, x: Array
+    layers: Indices,
+    settings: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    sample_weight: Array,
 ) -> tuple[list[Array], list[Array]]:
     """Return x and the output of every layer, and what each layer's σ' takes, y or z."""
     outputs: list[Array] = [x]
     known: list[Array] = []
-    views = _layer_views(layers, parameters)
-    for (weight, bias, activation), alpha in zip(views, alphas, strict=True):
-        z = outputs[-1] @ weight + bias
+    shares = _sample_shares(sample_weight, len(x), x.dtype)
+    for layer in _layers_of(layers, settings, parameters):
+        z = _before_activation(layer, outputs[-1], shares)
         y = np.empty_like(z)
-        activation_forward(z, activation, alpha, y)
+        activation_forward(z, layer.activation, layer.settings[CODES["ALPHA"]], y)
         outputs.append(y)
-        known.append(y if ACTIVATIONS[activation].from_output else z)
+        known.append(y if ACTIVATIONS[layer.activation].from_output else z)
     return outputs, known
 
 
 def network_forward(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     x: Array,
     out: Array,
@@ -990,10 +1152,10 @@ def network_forward(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table, from :func:`fastmlp.kernels.arena.layer_table`.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
     x : array of shape (n_samples, n_in)
@@ -1005,13 +1167,13 @@ def network_forward(
     n_threads : int, default=1
         Threads to share the work.
     """
-    outputs, _ = _activations(layers, alphas, parameters, x)
+    outputs, _ = _activations(layers, settings, parameters, x, np.empty(0, x.dtype))
     out[...] = outputs[-1]
 
 
 def network_loss(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     x: Array,
     target: Array,
@@ -1026,10 +1188,10 @@ def network_loss(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
     x : array of shape (n_samples, n_in)
@@ -1055,7 +1217,7 @@ def network_loss(
         The mean, summed in float64 in the order of the samples; 0 for no samples or
         where the weights sum to 0.
     """
-    outputs, _ = _activations(layers, alphas, parameters, x)
+    outputs, _ = _activations(layers, settings, parameters, x, sample_weight)
     return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
 
 
@@ -1075,7 +1237,7 @@ def _mean_loss(
 
 def _deltas(
     layers: Indices,
-    alphas: Array,
+    settings: NDArray[np.float64],
     parameters: Array,
     passed: tuple[list[Array], list[Array]],
     target: Array,
@@ -1085,24 +1247,23 @@ def _deltas(
     loss_parameters: NDArray[np.float64],
 ) -> list[Array]:
     """Return δ of every layer: BP1 for the last one, BP2 for those below."""
-    (outputs, known), activations = passed, layers[:, CODES["ACTIVATION"]]
-    delta = np.empty_like(outputs[-1])
-    loss_backward(outputs[-1], target, labels, sample_weight, loss, loss_parameters, delta)
-    activation_backward(known[-1], delta, activations[-1], alphas[-1], delta)
-    deltas = [delta]
-    weights = [weight for weight, _, _ in _layer_views(layers, parameters)]
-    for index in reversed(range(1, len(layers))):
-        delta = deltas[0] @ weights[index].T
-        activation_backward(
-            known[index - 1], delta, activations[index - 1], alphas[index - 1], delta
-        )
+    outputs, known = passed
+    shares = _sample_shares(sample_weight, len(outputs[0]), outputs[0].dtype)
+    grad = np.empty_like(outputs[-1])
+    loss_backward(outputs[-1], target, labels, sample_weight, loss, loss_parameters, grad)
+    deltas: list[Array] = []
+    for layer in reversed(list(_layers_of(layers, settings, parameters))):
+        delta, alpha = np.empty_like(grad), layer.settings[CODES["ALPHA"]]
+        activation_backward(known[layer.position], grad, layer.activation, alpha, delta)
         deltas.insert(0, delta)
+        if layer.position:
+            grad = _carried(layer, outputs[layer.position], delta, shares)
     return deltas
 
 
 def network_gradient(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     x: Array,
     target: Array,
@@ -1118,10 +1279,10 @@ def network_gradient(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
     x : array of shape (n_samples, n_in)
@@ -1148,22 +1309,28 @@ def network_gradient(
     float
         The mean loss, as from :func:`network_loss`.
     """
-    passed = _activations(layers, alphas, parameters, x)
+    passed = _activations(layers, settings, parameters, x, sample_weight)
     deltas = _deltas(
-        layers, alphas, parameters, passed, target, labels, sample_weight, loss, loss_parameters
+        layers, settings, parameters, passed, target, labels, sample_weight, loss, loss_parameters
     )
     outputs, _ = passed
-    gradients = _layer_views(layers, grad)
-    for (grad_weight, grad_bias, _), below, delta in zip(
-        gradients, outputs[:-1], deltas, strict=True
+    shares = _sample_shares(sample_weight, len(x), x.dtype)
+    for layer, stored, below, delta in zip(
+        _layers_of(layers, settings, parameters),
+        _layers_of(layers, settings, grad),
+        outputs[:-1],
+        deltas,
+        strict=True,
     ):
-        dense_backward_weight(below, delta, grad_weight, grad_bias, workspace)
+        _store_gradient(layer, below, delta, shares, stored)
+        if layers[layer.position, CODES["BIASES"]]:
+            stored.bias[...] = delta.sum(axis=0)
     return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
 
 
 def network_difference_gradient(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     x: Array,
     target: Array,
@@ -1184,10 +1351,10 @@ def network_difference_gradient(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena; each entry is moved and put back exactly, so pass a copy where others
         may read it meanwhile.
@@ -1218,7 +1385,7 @@ def network_difference_gradient(
     def risk() -> float:
         return network_loss(
             layers,
-            alphas,
+            settings,
             parameters,
             x,
             target,
@@ -1244,7 +1411,7 @@ def network_difference_gradient(
 
 def network_fair_difference_gradient(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     x: Array,
     target: Array,
@@ -1267,10 +1434,10 @@ def network_fair_difference_gradient(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
     x : array of shape (n_samples, n_in)
@@ -1296,8 +1463,8 @@ def network_fair_difference_gradient(
     workspace : array of shape (training_workspace_size(...),)
         Overwritten.
     """
-    views = list(_layer_views(layers, parameters))
-    outputs, _ = _activations(layers, alphas, parameters, x)
+    views, alphas = list(_layer_views(layers, parameters)), _alphas(settings)
+    outputs, _ = _activations(layers, settings, parameters, x, sample_weight)
     z = [a @ weight + bias for a, (weight, bias, _) in zip(outputs, views, strict=False)]
 
     def risk_where(layer: int, unit: int, moved: Array) -> float:
@@ -1337,7 +1504,7 @@ def network_fair_difference_gradient(
 
 def network_train(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     state: Array,
     x: Array,
@@ -1366,10 +1533,10 @@ def network_train(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena, updated in place.
     state : array of shape (n_state, n_elements) or (n_state + 1, n_elements)
@@ -1419,21 +1586,25 @@ def network_train(
     """
     rule_state = state[: len(state) - 1] if averaging.size else state
     stored = grad if grad.size else np.zeros_like(parameters)
+    of_step = layers.copy()
     for step in range(len(losses)):
         batch = order[step * batch_size : (step + 1) * batch_size]
+        weights = sample_weight[batch] if sample_weight.size else sample_weight
+        of_step[:, CODES["SEED"]] = layers[:, CODES["SEED"]] + step
         losses[step] = network_gradient(
-            layers,
-            alphas,
+            of_step,
+            settings,
             parameters,
             x[batch],
             target[batch] if not labels.size else target,
             labels[batch] if labels.size else labels,
-            sample_weight[batch] if sample_weight.size else sample_weight,
+            weights,
             loss,
             loss_parameters,
             stored,
             workspace,
         )
+        _note_batch(of_step, settings, parameters, x[batch], weights)
         if grad.size:
             _clip(list(_parts(layers, grad)), clip_value, clip_norm)
         memories = (_parts(layers, row) for row in rule_state)
@@ -1446,11 +1617,31 @@ def network_train(
             state[-1] += share * (parameters - state[-1])
 
 
+def _note_batch(
+    layers: Indices,
+    settings: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    sample_weight: Array,
+) -> None:
+    """Let the layers that keep statistics of batches see one, unless it has no weight."""
+    shares = _sample_shares(sample_weight, len(x), x.dtype)
+    meeting = layers[:, CODES["KIND"]] == CODES["BATCH_NORM_TRAINING"]
+    if not shares.any() or not meeting.any():
+        return
+    outputs, _ = _activations(layers, settings, parameters, x, sample_weight)
+    for layer in _layers_of(layers, settings, parameters):
+        if meeting[layer.position]:
+            _update_statistics(layer, outputs[layer.position], shares)
+
+
 def _parts(layers: Indices, arena: Array) -> Iterator[Array]:
-    """Yield the weight and the bias of each layer."""
-    for weight, bias, _ in _layer_views(layers, arena):
+    """Yield the weight and the bias of each layer, as far as it has them."""
+    for (weight, bias, _), n_biases in zip(
+        _layer_views(layers, arena), layers[:, CODES["BIASES"]], strict=True
+    ):
         yield weight
-        yield bias
+        yield bias[:n_biases]
 
 
 def _clip(parts: list[Array], clip_value: float, clip_norm: float) -> None:
@@ -1468,7 +1659,7 @@ def _clip(parts: list[Array], clip_value: float, clip_norm: float) -> None:
 
 def network_input_gradient(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     x: Array,
     target: Array,
@@ -1484,10 +1675,10 @@ def network_input_gradient(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
     x : array of shape (n_samples, n_in)
@@ -1514,19 +1705,19 @@ def network_input_gradient(
     float
         The mean loss, as from :func:`network_loss`.
     """
-    passed = _activations(layers, alphas, parameters, x)
+    passed = _activations(layers, settings, parameters, x, sample_weight)
     deltas = _deltas(
-        layers, alphas, parameters, passed, target, labels, sample_weight, loss, loss_parameters
+        layers, settings, parameters, passed, target, labels, sample_weight, loss, loss_parameters
     )
     outputs, _ = passed
-    weight, _, _ = next(_layer_views(layers, parameters))
-    dense_backward_input(deltas[0], weight, x, CODES["IDENTITY"], 0.0, out, workspace)
+    first = next(_layers_of(layers, settings, parameters))
+    out[...] = _carried(first, x, deltas[0], _sample_shares(sample_weight, len(x), x.dtype))
     return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
 
 
 def network_jacobian(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     x: Array,
     out: Array,
@@ -1539,10 +1730,10 @@ def network_jacobian(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
     x : array of shape (n_samples, n_in)
@@ -1554,12 +1745,12 @@ def network_jacobian(
     n_threads : int, default=1
         Threads to share the work.
     """
-    _, known = _activations(layers, alphas, parameters, x)
+    _, known = _activations(layers, settings, parameters, x, np.empty(0, x.dtype))
     views = list(_layer_views(layers, parameters))
     n_out = known[-1].shape[1]
     grad = np.tile(np.eye(n_out, dtype=x.dtype), (len(x), 1))
     for (weight, _, activation), alpha, y_or_z in zip(
-        reversed(views), reversed(alphas), reversed(known), strict=True
+        reversed(views), reversed(_alphas(settings)), reversed(known), strict=True
     ):
         delta = np.empty_like(grad)
         activation_backward(np.repeat(y_or_z, n_out, axis=0), grad, activation, alpha, delta)
@@ -1569,7 +1760,7 @@ def network_jacobian(
 
 def network_sample_gradients(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     x: Array,
     target: Array,
@@ -1584,10 +1775,10 @@ def network_sample_gradients(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
     x : array of shape (n_samples, n_in)
@@ -1612,7 +1803,7 @@ def network_sample_gradients(
         one = slice(i, i + 1)
         network_gradient(
             layers,
-            alphas,
+            settings,
             parameters,
             x[one],
             target[one],
@@ -1627,7 +1818,7 @@ def network_sample_gradients(
 
 def network_gradient_norms(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     x: Array,
     target: Array,
@@ -1645,10 +1836,10 @@ def network_gradient_norms(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
     x : array of shape (n_samples, n_in)
@@ -1668,9 +1859,10 @@ def network_gradient_norms(
     n_threads : int, default=1
         Threads to share the work.
     """
-    passed, no_weights = _activations(layers, alphas, parameters, x), np.empty(0, x.dtype)
+    no_weights = np.empty(0, x.dtype)
+    passed = _activations(layers, settings, parameters, x, no_weights)
     deltas = _deltas(
-        layers, alphas, parameters, passed, target, labels, no_weights, loss, loss_parameters
+        layers, settings, parameters, passed, target, labels, no_weights, loss, loss_parameters
     )
     outputs, _ = passed
     squares = sum(
@@ -1682,7 +1874,7 @@ def network_gradient_norms(
 
 def network_hessian_product(
     layers: Indices,
-    alphas: NDArray[np.float64],
+    settings: NDArray[np.float64],
     parameters: Array,
     vector: Array,
     x: Array,
@@ -1711,10 +1903,10 @@ def network_hessian_product(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 6)
+    layers : array of int64, shape (n_layers, 11)
         The layer table.
-    alphas : array of float64, shape (n_layers,)
-        Parameter of each layer's activation.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
     vector : array of shape (n_elements,)
@@ -1738,13 +1930,13 @@ def network_hessian_product(
     n_threads : int, default=1
         Threads to share the work.
     """
-    passed = _activations(layers, alphas, parameters, x)
+    passed = _activations(layers, settings, parameters, x, sample_weight)
     deltas = _deltas(
-        layers, alphas, parameters, passed, target, labels, sample_weight, loss, loss_parameters
+        layers, settings, parameters, passed, target, labels, sample_weight, loss, loss_parameters
     )
     outputs, _ = passed
     views, directions = (list(_layer_views(layers, arena)) for arena in (parameters, vector))
-    activations = layers[:, CODES["ACTIVATION"]]
+    activations, alphas = layers[:, CODES["ACTIVATION"]], _alphas(settings)
     rates, z_rates = [np.zeros_like(x)], []  # R{a}, R{z}
     for index, ((weight, _, _), (step, bias_step, _)) in enumerate(
         zip(views, directions, strict=True)

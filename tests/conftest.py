@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fastmlp.kernels import BACKENDS, arena, load_backend, reference
-from fastmlp.kernels.catalogue import ACTIVATIONS, CODES, LOSSES
+from fastmlp.kernels.catalogue import ACTIVATIONS, CODES, LOSSES, SETTING_COLUMNS
 
 # --- Backends and dtypes ------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ def rng() -> np.random.Generator:
 
 
 #: Arguments that are tables made by the caller, contiguous; the rows of others may lie apart.
-TABLES = ("layers", "coefficients", "averaging", "loss_parameters")
+TABLES = ("layers", "settings", "coefficients", "averaging", "loss_parameters")
 
 
 def rounding_bound(
@@ -157,7 +157,7 @@ class Problem:
     """A network, a batch and a loss: what the network kernels have in common."""
 
     layers: np.ndarray
-    alphas: np.ndarray
+    settings: np.ndarray
     parameters: np.ndarray
     x: np.ndarray
     target: np.ndarray
@@ -272,20 +272,21 @@ def objective(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def _used(layers: np.ndarray, n_elements: int) -> np.ndarray:
     mask = np.zeros(n_elements, bool)
-    for n_in, n_out, weight, stride, bias, _ in layers:
-        for start in (*range(weight, weight + n_in * stride, stride), bias):
-            mask[start : start + n_out] = True
+    for row in layers:
+        weight, bias, stride = (row[CODES[name]] for name in ("WEIGHT", "BIAS", "STRIDE"))
+        for start in range(weight, bias, stride):
+            mask[start : start + row[CODES["WEIGHT_COLUMNS"]]] = True
+        mask[bias : bias + row[CODES["BIASES"]]] = True
     return mask
 
 
 def _distance_to_kinks(problem: Problem) -> float:
     """Return how near to a kink of its activation a pre-activation z comes."""
     a, smallest = problem.x, np.inf
-    for (n_in, n_out, start, stride, bias, activation), alpha in zip(
-        problem.layers, problem.alphas, strict=True
-    ):
-        weight = problem.parameters[start : start + n_in * stride].reshape(n_in, stride)
-        z = a @ weight[:, :n_out] + problem.parameters[bias : bias + n_out]
+    views = reference._layer_views(problem.layers, problem.parameters)
+    alphas = problem.settings[:, CODES["ALPHA"]]
+    for (weight, bias, activation), alpha in zip(views, alphas, strict=True):
+        z = a @ weight + bias
         for kink in ACTIVATIONS[activation].kinks:
             smallest = np.abs(z - kink).min(initial=smallest)
         a = np.empty_like(z)
@@ -326,10 +327,11 @@ def _draw_problem(
 ) -> Problem:
     if loss == "gaussian_nll":  # a mean and a log-variance for each target
         widths = (*widths[:-1], widths[-1] + widths[-1] % 2)
-    sizes = list(itertools.pairwise(widths))
-    layers, n_elements = arena.layer_table(
-        sizes, [CODES[name.upper()] for name in activations], np.dtype(dtype).itemsize
-    )
+    shapes = [
+        arena.LayerShape(n_in, n_out, CODES[name.upper()])
+        for (n_in, n_out), name in zip(itertools.pairwise(widths), activations, strict=True)
+    ]
+    layers, n_elements = arena.layer_table(shapes, np.dtype(dtype).itemsize)
     parameters = arena.aligned_zeros(n_elements, dtype)
     used = _used(layers, n_elements)
     # About 1/√n_in in the hidden layers keeps every layer's outputs near 1.
@@ -339,7 +341,7 @@ def _draw_problem(
     labels = rng.integers(n_out, size=n_samples) if as_labels else np.empty(0, np.int64)
     return Problem(
         layers=layers,
-        alphas=np.full(len(layers), 0.2),
+        settings=np.full((len(layers), len(SETTING_COLUMNS)), 0.2),
         parameters=parameters,
         x=rng.normal(size=(n_samples, widths[0])).astype(dtype),
         target=target[: 0 if as_labels else n_samples].astype(dtype),

@@ -44,7 +44,8 @@ def test_aligned_zeros(n, dtype):
 
 @pytest.mark.parametrize("itemsize", [4, 8])
 def test_layers_fill_the_arena_without_overlap(itemsize):
-    layers, n_elements = arena.layer_table(SIZES, range(len(SIZES)), itemsize)
+    shapes = [arena.LayerShape(*sizes, code) for code, sizes in enumerate(SIZES)]
+    layers, n_elements = arena.layer_table(shapes, itemsize)
     assert layers.dtype == np.int64
     owners = np.zeros(n_elements, int)
     for (n_in, n_out), row in zip(SIZES, layers, strict=True):
@@ -58,18 +59,13 @@ def test_layers_fill_the_arena_without_overlap(itemsize):
     assert layers[:, CODES["ACTIVATION"]].tolist() == list(range(len(SIZES)))
 
 
-def test_layer_table_takes_one_activation_a_layer():
-    with pytest.raises(ValueError, match="shorter"):
-        arena.layer_table([(2, 3), (3, 1)], [CODES["RELU"]], 4)
-
-
 def test_forward_workspace_is_bounded():
-    layers, _ = arena.layer_table([(64, 256), (256, 10)], [0, 0], 4)
+    layers, _ = arena.layer_table([arena.LayerShape(64, 256), arena.LayerShape(256, 10)], 4)
     sizes = [arena.forward_workspace_size(layers, n, 4, 2) for n in (96, 97, 1_000_000)]
     assert sizes[0] == sizes[1] == sizes[2]
 
 
 def test_workspaces_grow_with_threads_and_rows():
-    layers, _ = arena.layer_table([(64, 256), (256, 10)], [0, 0], 4)
+    layers, _ = arena.layer_table([arena.LayerShape(64, 256), arena.LayerShape(256, 10)], 4)
     for size in (arena.forward_workspace_size, arena.training_workspace_size):
         assert size(layers, 1, 4, 1) < size(layers, 2, 4, 1) < size(layers, 2, 4, 2)

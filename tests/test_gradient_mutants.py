@@ -31,7 +31,7 @@ STEPS = (
 
 def layers_of(table, arena_):
     """Yield the weight, bias and activation of each layer."""
-    for n_in, n_out, start, stride, bias, activation in table:
+    for n_in, n_out, start, stride, bias, activation, *_ in table:
         weight = arena_[start : start + n_in * stride].reshape(n_in, stride)[:, :n_out]
         yield weight, arena_[bias : bias + n_out], activation
 
@@ -40,11 +40,12 @@ def backpropagation(steps):
     """Make `network_gradient` out of the layer kernels of a backend."""
 
     def network_gradient(
-        layers, alphas, parameters, x, target, labels, sample_weight, loss, loss_parameters,
+        layers, settings, parameters, x, target, labels, sample_weight, loss, loss_parameters,
         grad, workspace, n_threads=1,
     ):  # fmt: skip
         scratch = np.empty(arena.panel_size(max(*WIDTHS, len(x))))
         outputs, views = [x], list(layers_of(layers, parameters))
+        alphas = settings[:, CODES["ALPHA"]]
         for (weight, bias, activation), alpha in zip(views, alphas, strict=True):
             outputs.append(np.empty((len(x), len(bias))))
             steps.dense_forward(outputs[-2], weight, bias, activation, alpha, outputs[-1], scratch)
@@ -183,10 +184,10 @@ def test_a_mistake_is_found(check, name):
 def test_a_wrong_input_gradient_is_found(backend, kernels, monkeypatch, rng):
     right = kernels.network_input_gradient
 
-    def wrong(layers, alphas, parameters, *others):
+    def wrong(layers, settings, parameters, *others):
         flipped = parameters.copy()
         flipped[:4] *= -1
-        return right(layers, alphas, flipped, *others)
+        return right(layers, settings, flipped, *others)
 
     net = fm.MLP.from_sizes([4, 3], dtype="float64", seed=rng)
     monkeypatch.setattr(kernels, "network_input_gradient", wrong)
