@@ -29,7 +29,7 @@ from .backends import (
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .gradcheck import check_gradient, finite_difference_gradient
 from .history import History
-from .layers import Dense
+from .layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, PReLU
 from .losses import BinaryCrossEntropy, CrossEntropy, Huber, Pinball
 from .minimization import Minimization, minimize
 from .network import MLP
@@ -51,21 +51,26 @@ from .trace import backprop_trace
 __all__ = [
     "MLP",
     "SGD",
+    "Activation",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "BatchNorm",
     "BinaryCrossEntropy",
     "Callback",
     "CrossEntropy",
     "Dense",
+    "Dropout",
     "EarlyStopping",
     "History",
     "Huber",
+    "LayerNorm",
     "LearningRateRange",
     "Lion",
     "Minimization",
     "NAdam",
+    "PReLU",
     "ParameterAverage",
     "Pinball",
     "RMSprop",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from .history import History
 from .metrics import DIRECTIONS
 from .network import MLP
 from .optimizers import Optimizer, check_optimizer
+from .parameters import Parameters
 
 __all__ = [
     "Callback",
@@ -167,7 +169,7 @@ class EarlyStopping(Monitor):
         self.patience = check_integer("patience", patience, minimum=1)
         self.restore_best = restore_best
         self.best_epoch: int | None = None
-        self._best_parameters: np.ndarray | None = None
+        self._best_parameters: Parameters | None = None
 
     def on_train_begin(self, net: MLP, history: History) -> None:
         """Check that the value will be there, and start afresh.
@@ -202,7 +204,7 @@ class EarlyStopping(Monitor):
         if self._improves(history):
             self.best_epoch = epoch
             if self.restore_best:
-                self._best_parameters = net.get_parameters()
+                self._best_parameters = copy.copy(net.parameters)
         return self.best_epoch is not None and epoch - self.best_epoch >= self.patience
 
     def on_train_end(self, net: MLP, history: History) -> None:
@@ -216,7 +218,7 @@ class EarlyStopping(Monitor):
             All epochs.
         """
         if self._best_parameters is not None:
-            net.set_parameters(self._best_parameters)
+            net.parameters.assign(self._best_parameters)
             self._best_parameters = None
 
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from ._validation import Array, as_samples, as_vector
 from .backends import current_kernels, threads_for
 from .losses import Loss
-from .network import GRADIENT_WORK, MLP, make_batch
+from .network import GRADIENT_WORK, MLP, check_dense, make_batch
 from .parameters import Gradient, Parameters
 
 __all__ = [
@@ -98,6 +98,7 @@ def jacobian(net: MLP, X: ArrayLike) -> Array:
     numpy.ndarray of shape (n_samples, n_out, n_in) or (n_out, n_in)
         ∂F/∂x of each sample.
     """
+    check_dense(net, "jacobian")
     x, single = as_samples(X, net.n_in, net.dtype)
     n_threads = _threads(net, (1 + net.n_out) * len(x))
     out = np.empty((len(x) * net.n_out, net.n_in), net.dtype)
@@ -159,6 +160,7 @@ def gradient_norms(net: MLP, X: ArrayLike, y: ArrayLike, loss: str | Loss) -> Ar
     numpy.ndarray of shape (n_samples,) or ()
         ‖∂Lᵢ/∂θ‖ of each sample.
     """
+    check_dense(net, "gradient_norms")
     objective, (x, target, labels, _) = make_batch(net, X, y, loss)
     n_threads = _threads(net, GRADIENT_WORK * len(x))
     out = np.empty(len(x), net.dtype)
@@ -209,6 +211,7 @@ def hessian_product(
     ValueError
         If the kernels lack a second derivative.
     """
+    check_dense(net, "hessian_product")
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     _check_second_derivatives(net, objective)
     layout = net.parameters.layout

@@ -24,9 +24,9 @@ from ._validation import (
 )
 from .backends import current_kernels, get_backend, threads_for
 from .derivatives import present_samples
-from .layers import Dense
+from .layers import Layer
 from .losses import Loss
-from .network import MLP, make_batch
+from .network import MLP, check_dense, make_batch
 from .pacing import Pace
 from .parameters import Gradient, Parameters
 from .text import aligned_table
@@ -118,6 +118,8 @@ def finite_difference_gradient(
     """
     central, power = look_up("scheme", scheme, SCHEMES)
     look_up("method", method, METHODS)
+    if method == "fair":
+        check_dense(net, "method 'fair'")
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     layout = net.parameters.layout
     theta = net.get_parameters()
@@ -466,7 +468,8 @@ def _parts_of_parameters(net: MLP) -> Iterator[_Part]:
     start = 0
     for layer, pair in enumerate(zip(net.weights, net.biases, strict=True)):
         for kind, array in zip(("weight", "bias"), pair, strict=True):
-            yield _Part(layer, kind, array.shape, start)
+            if array.size:
+                yield _Part(layer, kind, array.shape, start)
             start += array.size
 
 
@@ -545,7 +548,7 @@ def _sample(batch: Batch, index: np.intp) -> tuple[Batch, NDArray[Any], float]:
 
 
 def _slopes(
-    layers: Sequence[Dense], parameters: Parameters, batch: Batch, loss: Loss
+    layers: Sequence[Layer], parameters: Parameters, batch: Batch, loss: Loss
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return z and σ'(z) of every layer, and last the outputs and the slopes of the loss."""
     passed = forward_pass(layers, parameters.weights, parameters.biases, batch.x)

@@ -359,7 +359,7 @@ def _rule_for(objective: _Objective, step: float | str) -> _Rule:
         return _Constant(check_real("step", step, "(0, inf)"))
     rule = look_up("step", step, RULES)()
     layers, loss = objective.net.layers, objective.loss_name
-    linear = len(layers) == 1 and layers[0].activation == "identity"
+    linear = len(layers) == 1 and layers[0].activation == "identity"  # one is always dense
     if step == "exact" and not (linear and loss in ("quadratic", "mse")):
         raise ValueError(
             "step 'exact' needs a loss that is quadratic in the parameters, that is one Dense "

@@ -32,7 +32,7 @@ from ._validation import (
 from .backends import current_kernels, get_backend, threads_for
 from .initializers import Initializer
 from .kernels import catalogue
-from .layers import Dense
+from .layers import Dense, Dropout, Layer
 from .losses import Loss
 from .parameters import Gradient, Layout, Parameters
 from .quick import GRADIENT_WORK, Quick
@@ -46,7 +46,23 @@ if TYPE_CHECKING:
     from .metrics import MetricFunction
     from .optimizers import Optimizer
 
-__all__ = ["GRADIENT_WORK", "MLP", "check_batch", "check_layers", "empty_network", "make_batch"]
+__all__ = [
+    "GRADIENT_WORK",
+    "LARGEST_SEED",
+    "MLP",
+    "KernelArguments",
+    "check_batch",
+    "check_batch_size",
+    "check_dense",
+    "check_layers",
+    "empty_network",
+    "make_batch",
+]
+
+KernelArguments = tuple[NDArray[np.int64], NDArray[np.float64], Array]
+
+#: Seeds of masks are drawn below; the steps that are added stay far from overflow.
+LARGEST_SEED = 2**62
 
 #: Operations and rows of one call where the samples are cut into blocks: below 100 ms,
 #: and a few tens of MB of workspace.
@@ -57,14 +73,19 @@ ROWS_PER_CALL = 16384
 class MLP:
     """A multilayer perceptron: dense layers in sequence, F(x) = σ(W … σ(W₁x + b₁) … + b).
 
+    Between them may be other layers: activations, dropout, normalisation. Where these do
+    something else in training, it is :meth:`fit`, :meth:`train_step` and what is called with
+    ``training=True`` that train; all else is the network in use.
+
     All parameters lie in one block of memory; `weights` and `biases` are writable views
     of it. Copies and pickles are independent networks. Several threads may call one
     network at a time as long as none of them changes its parameters.
 
     Parameters
     ----------
-    layers : iterable of Dense
-        From input to output; each takes what the one before gives.
+    layers : iterable of Layer
+        From input to output, at least one :class:`Dense`; each takes what the one before
+        gives.
     dtype : {"float32", "float64"}, default="float32"
         Type of parameters and outputs. float32 is twice as fast, and precise enough to
         train; float64 is for checking gradients.
@@ -74,8 +95,8 @@ class MLP:
 
     Attributes
     ----------
-    layers : tuple of Dense
-        The layers.
+    layers : tuple of Layer
+        The layers, with their sizes.
     dtype : numpy.dtype
         Type of parameters and outputs.
 
@@ -85,16 +106,18 @@ class MLP:
         If there are no layers, two do not fit, or the dtype is another.
     """
 
-    layers: tuple[Dense, ...]
+    layers: tuple[Layer, ...]
     dtype: np.dtype[Any]
 
     def __init__(
-        self, layers: Iterable[Dense], *, dtype: DTypeLike = "float32", seed: Seed = None
+        self, layers: Iterable[Layer], *, dtype: DTypeLike = "float32", seed: Seed = None
     ) -> None:
         self._allocate(check_layers(layers), as_dtype(dtype))
         generator = as_generator(seed)
         for layer, weight in zip(self.layers, self.weights, strict=True):
             weight[...] = layer.draw_weight(generator)
+        if self._layout.is_random:
+            self._noise = int(generator.integers(LARGEST_SEED))
 
     @classmethod
     def from_sizes(
@@ -146,7 +169,7 @@ class MLP:
         ]
         return cls(layers, dtype=dtype, seed=seed)
 
-    def _allocate(self, layers: tuple[Dense, ...], dtype: np.dtype[Any]) -> None:
+    def _allocate(self, layers: tuple[Layer, ...], dtype: np.dtype[Any]) -> None:
         """Set every attribute; the parameters are 0."""
         self.layers = layers
         self.dtype = dtype
@@ -154,20 +177,30 @@ class MLP:
         self._n_out = layers[-1].n_out
         self._layout = Layout.of(layers, dtype)
         self._parameters = Parameters(self._layout)
+        for variance in self._parameters.running_variances:
+            variance[...] = 1
+        self._noise = 0
         self._workspaces = Workspaces(self._layout)
         self._quick: Quick | None = None  # where compiled kernels have run
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"layers": self.layers, "dtype": self.dtype, "parameters": self.get_parameters()}
+        return {
+            "layers": self.layers,
+            "dtype": self.dtype,
+            "parameters": self._parameters,
+            "noise": self._noise,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A fresh arena: a copied buffer would not start a cache line.
         self._allocate(state["layers"], as_dtype(state["dtype"]))
-        self.set_parameters(state["parameters"])
+        self._parameters.assign(state["parameters"])
+        self._noise = state["noise"]
 
     def __repr__(self) -> str:
-        sizes = "-".join(str(size) for size in (self.n_in, *(d.n_out for d in self.layers)))
-        names = ", ".join(layer.activation for layer in self.layers)
+        dense = (layer.n_out for layer in self.layers if isinstance(layer, Dense))
+        sizes = "-".join(str(size) for size in (self.n_in, *dense))
+        names = ", ".join(layer.label for layer in self.layers)
         return f"MLP({sizes}; {names}; {self.n_parameters:,} parameters; {self.dtype})"
 
     # --- Parameters -----------------------------------------------------------------------
@@ -184,18 +217,32 @@ class MLP:
 
     @property
     def parameters(self) -> Parameters:
-        """Weights and biases with their memory and its layout."""
+        """Weights, biases and running statistics with their memory and its layout."""
         return self._parameters
 
     @property
     def weights(self) -> tuple[NDArray[Any], ...]:
-        """Writable view of each layer's W, shape (n_out, n_in)."""
+        """Writable view of each layer's W, shape (n_out, n_in).
+
+        Of layers that are not dense it is their weights or slopes, shape (n_out,), or (1,)
+        if all units share one; of those without any an empty array.
+        """
         return self._parameters.weights
 
     @property
     def biases(self) -> tuple[NDArray[Any], ...]:
-        """Writable view of each layer's b, shape (n_out,)."""
+        """Writable view of each layer's b, shape (n_out,), empty where there is none."""
         return self._parameters.biases
+
+    @property
+    def running_means(self) -> tuple[NDArray[Any], ...]:
+        """Writable view of each layer's running mean, empty but for :class:`BatchNorm`."""
+        return self._parameters.running_means
+
+    @property
+    def running_variances(self) -> tuple[NDArray[Any], ...]:
+        """Writable view of each layer's running variance, empty but for :class:`BatchNorm`."""
+        return self._parameters.running_variances
 
     @property
     def n_parameters(self) -> int:
@@ -246,13 +293,32 @@ class MLP:
             If the dtype is another.
         """
         net = empty_network(self.layers, dtype)
-        net.set_parameters(self.get_parameters())
+        net.parameters.assign(self._parameters)
         return net
 
     @property
-    def kernel_arguments(self) -> tuple[NDArray[np.int64], NDArray[np.float64], Array]:
+    def kernel_arguments(self) -> KernelArguments:
         """Layer table, settings and arena: how every network kernel's arguments begin."""
         return self._layout.table, self._layout.settings, self._parameters.arena
+
+    def training_arguments(self, seed: int | None = None) -> KernelArguments:
+        """Return the same for the network in training.
+
+        Parameters
+        ----------
+        seed : int, optional
+            Masks of the first step that the kernel runs; the default goes on from the last
+            call, as the seed of the network has it.
+
+        Returns
+        -------
+        tuple
+            Layer table, settings and arena.
+        """
+        if seed is None:
+            seed, self._noise = self._noise, self._noise + 1
+        table = self._layout.seeded_table(seed)
+        return table, self._layout.training_settings, self._parameters.arena
 
     @property
     def workspaces(self) -> Workspaces:
@@ -277,7 +343,7 @@ class MLP:
             self._quick = Quick(self._parameters)
         if loss is not None:
             self._quick.remember(loss)
-        if optimizer is not None:
+        if optimizer is not None and self._layout.training_table is self._layout.table:
             self._quick.expect(optimizer)
 
     # --- Forward, loss and gradient -------------------------------------------------------
@@ -381,6 +447,8 @@ class MLP:
         y: ArrayLike,
         loss: str | Loss = "cross_entropy",
         sample_weight: ArrayLike | None = None,
+        *,
+        training: bool = False,
     ) -> float:
         """Return the mean loss, Σᵢ wᵢ L(F(xᵢ), yᵢ) / Σᵢ wᵢ.
 
@@ -398,6 +466,9 @@ class MLP:
         sample_weight : array_like of shape (n_samples,), optional
             Weights w, at least 0; equal if left out. A sample of weight k counts as k
             samples; one of weight 0 is absent, whatever it holds.
+        training : bool, default=False
+            Whether layers do as in training: dropout with a new mask each time, batch
+            normalisation with the statistics of these samples as one batch.
 
         Returns
         -------
@@ -410,7 +481,10 @@ class MLP:
             If an argument does not fit.
         """
         objective, batch = make_batch(self, X, y, loss, sample_weight)
-        return self.mean_loss(batch, objective)
+        if not training:
+            return self.mean_loss(batch, objective)
+        check_batch_size(self, len(batch.x))
+        return self._batch_loss(batch, objective, self.training_arguments())
 
     def mean_loss(self, batch: Batch, loss: Loss) -> float:
         """Return the mean loss of samples that have been checked, block by block.
@@ -430,16 +504,19 @@ class MLP:
         total = weight_sum = 0.0
         for block in self._blocks(len(batch.x)):
             part = batch.part(block)
-            n_threads = threads_for(len(part.x) * self._layout.work_per_sample)
-            workspace = self._workspaces.training(len(part.x), n_threads)
-            value = current_kernels().network_loss(
-                *self.kernel_arguments, *part, *loss.arguments(self._n_out), workspace, n_threads
-            )
+            value = self._batch_loss(part, loss, self.kernel_arguments)
             weights = part.sample_weight
             weight = weights.sum(dtype=np.float64) if len(batch.sample_weight) else len(part.x)
             total += weight * value
             weight_sum += weight
         return float(total / weight_sum)
+
+    def _batch_loss(self, batch: Batch, loss: Loss, arguments: KernelArguments) -> float:
+        n_threads = threads_for(len(batch.x) * self._layout.work_per_sample)
+        workspace = self._workspaces.training(len(batch.x), n_threads)
+        return current_kernels().network_loss(
+            *arguments, *batch, *loss.arguments(self._n_out), workspace, n_threads
+        )
 
     def value_and_grad(
         self,
@@ -447,6 +524,8 @@ class MLP:
         y: ArrayLike,
         loss: str | Loss = "cross_entropy",
         sample_weight: ArrayLike | None = None,
+        *,
+        training: bool = False,
     ) -> tuple[float, Gradient]:
         """Return the mean loss and its gradient, by backpropagation.
 
@@ -460,6 +539,9 @@ class MLP:
             The loss, as for :meth:`loss`.
         sample_weight : array_like of shape (n_samples,), optional
             Weights, as for :meth:`loss`.
+        training : bool, default=False
+            Whether layers do as in training, as for :meth:`loss`. Running statistics stay
+            as they are.
 
         Returns
         -------
@@ -474,16 +556,18 @@ class MLP:
         TypeError, ValueError
             If an argument does not fit.
         """
-        if self._quick is not None and sample_weight is None:
+        if self._quick is not None and sample_weight is None and not training:
             answer = self._quick.value_and_grad(X, y, loss)
             if answer is not None:
                 return answer[0], Gradient(self._layout, answer[1])
         objective, batch = make_batch(self, X, y, loss, sample_weight)
+        if training:
+            check_batch_size(self, len(batch.x))
         n_threads = threads_for(GRADIENT_WORK * len(batch.x) * self._layout.work_per_sample)
         grad = Gradient(self._layout)
         workspace = self._workspaces.training(len(batch.x), n_threads)
         value = current_kernels().network_gradient(
-            *self.kernel_arguments,
+            *(self.training_arguments() if training else self.kernel_arguments),
             *batch,
             *objective.arguments(self._n_out),
             grad.arena,
@@ -807,45 +891,88 @@ class MLP:
         serialization.save(self, path)
 
 
-def check_layers(layers: Iterable[Dense]) -> tuple[Dense, ...]:
+def check_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     """Return layers of which each takes what the one before gives.
 
     Parameters
     ----------
-    layers : iterable of Dense
+    layers : iterable of Layer
         What came.
 
     Returns
     -------
-    tuple of Dense
-        At least one.
+    tuple of Layer
+        At least one of them dense; all with their sizes.
 
     Raises
     ------
     TypeError, ValueError
-        If there are none, one is something else, or two do not fit.
+        If there is no dense one, one is something else, or two do not fit.
     """
-    layers = tuple(as_list("layers", layers, "Dense layers"))
-    if not layers:
-        raise ValueError("layers must hold at least one layer, got none")
-    for layer in layers:
-        if not isinstance(layer, Dense):
-            raise TypeError(f"layers must hold Dense layers, got {layer!r}")
-    for index, (below, above) in enumerate(pairwise(layers), start=1):
-        if below.n_out != above.n_in:
-            raise ValueError(
-                f"layers[{index}] takes {above.n_in} features, but layers[{index - 1}] "
-                f"gives {below.n_out}"
-            )
-    return layers
+    came, checked = as_list("layers", layers, "layers"), []
+    n_features: int | None = None
+    for index, layer in enumerate(came):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers must hold layers such as Dense, got {layer!r}")
+        try:
+            checked.append(layer.sized(n_features))
+        except ValueError as error:
+            below = f", but layers[{index - 1}] gives {n_features}" if index else ""
+            raise ValueError(f"layers[{index}] {error}{below}") from None
+        n_features = checked[-1].n_out
+    if not any(isinstance(layer, Dense) for layer in checked):
+        raise ValueError(f"layers must hold at least one Dense layer, got {came or 'none'}")
+    return tuple(checked)
 
 
-def empty_network(layers: Iterable[Dense], dtype: DTypeLike) -> MLP:
+def check_batch_size(net: MLP, n_samples: int) -> None:
+    """Refuse a batch in training of which batch normalisation makes nothing.
+
+    Parameters
+    ----------
+    net : MLP
+        The network.
+    n_samples : int
+        Samples of the batch.
+
+    Raises
+    ------
+    ValueError
+        If there is one sample only, which is its own mean.
+    """
+    if n_samples == 1 and net.parameters.layout.meets:
+        raise ValueError(
+            "BatchNorm needs at least 2 samples in each batch of training, got 1: choose another "
+            "batch_size, or drop_last=True where only the last batch has one; LayerNorm takes any"
+        )
+
+
+def check_dense(net: MLP, purpose: str) -> None:
+    """Refuse a network in which other layers than dense ones do something.
+
+    Parameters
+    ----------
+    net : MLP
+        The network.
+    purpose : str
+        What takes dense layers only.
+
+    Raises
+    ------
+    ValueError
+        If there is another layer; dropout only acts in training.
+    """
+    for layer in net.layers:
+        if not isinstance(layer, (Dense, Dropout)):
+            raise ValueError(f"{purpose} takes networks of Dense layers only, got {layer!r}")
+
+
+def empty_network(layers: Iterable[Layer], dtype: DTypeLike) -> MLP:
     """Return a network whose parameters are 0, without drawing initial ones.
 
     Parameters
     ----------
-    layers : iterable of Dense
+    layers : iterable of Layer
         From input to output.
     dtype : {"float32", "float64"}
         Type of parameters and outputs.

@@ -12,13 +12,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._validation import Array, as_vector
 from .kernels import arena, catalogue
-from .layers import Dense
+from .layers import Dropout, Layer
 
 __all__ = ["Gradient", "Layout", "Parameters"]
 
-N_IN, N_OUT, WEIGHT, STRIDE, BIAS = (
-    catalogue.CODES[name] for name in ("N_IN", "N_OUT", "WEIGHT", "STRIDE", "BIAS")
-)
+CODES = catalogue.CODES
+N_OUT, WEIGHT, STRIDE, BIAS = (CODES[name] for name in ("N_OUT", "WEIGHT", "STRIDE", "BIAS"))
+ROWS, COLUMNS, BIASES = (CODES[name] for name in ("WEIGHT_ROWS", "WEIGHT_COLUMNS", "BIASES"))
+KIND, SEED = CODES["KIND"], CODES["SEED"]
+SETTINGS = catalogue.SETTING_COLUMNS
+
+#: Kinds that keep a running mean and variance of each unit.
+KEEPING = CODES["BATCH_NORM"], CODES["BATCH_NORM_TRAINING"]
 
 Views = tuple[NDArray[Any], ...]
 
@@ -29,28 +34,36 @@ class Layout:
 
     Parameters
     ----------
-    table : numpy.ndarray of int64, shape (n_layers, 11)
-        The layer table, see :func:`fastmlp.kernels.arena.layer_table`.
-    settings : numpy.ndarray of float64, shape (n_layers, 4)
-        The table of settings, see :data:`fastmlp.kernels.catalogue.SETTING_COLUMNS`.
+    training_table : numpy.ndarray of int64, shape (n_layers, 11)
+        The layer table of the network in training, see
+        :func:`fastmlp.kernels.arena.layer_table`.
+    training_settings : numpy.ndarray of float64, shape (n_layers, 4)
+        Its settings, see :data:`fastmlp.kernels.catalogue.SETTING_COLUMNS`.
+    table : numpy.ndarray of int64, shape (n_used, 11)
+        The layer table of the network in use: the same array if nothing differs. There
+        dropout does nothing, and is left out.
+    settings : numpy.ndarray of float64, shape (n_used, 4)
+        Its settings.
     n_elements : int
         Length of an arena, padding included.
     dtype : numpy.dtype
         Type of an element.
     """
 
+    training_table: NDArray[np.int64]
+    training_settings: NDArray[np.float64]
     table: NDArray[np.int64]
     settings: NDArray[np.float64]
     n_elements: int
     dtype: np.dtype[Any]
 
     @classmethod
-    def of(cls, layers: Sequence[Dense], dtype: np.dtype[Any]) -> Layout:
+    def of(cls, layers: Sequence[Layer], dtype: np.dtype[Any]) -> Layout:
         """Lay out the parameters of some layers.
 
         Parameters
         ----------
-        layers : sequence of Dense
+        layers : sequence of Layer
             From input to output.
         dtype : numpy.dtype
             Type of an element.
@@ -60,9 +73,17 @@ class Layout:
         Layout
             The layers one after the other.
         """
-        table, n_elements = arena.layer_table([layer.shape for layer in layers], dtype.itemsize)
-        settings = np.array([layer.settings for layer in layers])
-        return cls(table, settings, n_elements, dtype)
+        (in_training, n_elements), (in_use, _) = (
+            arena.layer_table([layer.shape(training) for layer in layers], dtype.itemsize)
+            for training in (True, False)
+        )
+        settings = np.array(
+            [[layer.settings().get(name, 0.0) for name in SETTINGS] for layer in layers]
+        )
+        if np.array_equal(in_training, in_use):
+            return cls(in_training, settings, in_training, settings, n_elements, dtype)
+        used = [not isinstance(layer, Dropout) for layer in layers]
+        return cls(in_training, settings, in_use[used], settings[used], n_elements, dtype)
 
     def weight_views(self, elements: NDArray[Any]) -> Views:
         """See an arena's weights.
@@ -74,13 +95,18 @@ class Layout:
 
         Returns
         -------
-        tuple of numpy.ndarray of shape (n_out, n_in)
-            A view for each layer.
+        tuple of numpy.ndarray
+            A view for each layer: of a dense one (n_out, n_in), of others (n_out,), or (1,)
+            if all units share it, or (0,) if there is none.
         """
-        return tuple(
-            elements[row[WEIGHT] : row[BIAS]].reshape(row[N_IN], row[STRIDE])[:, : row[N_OUT]].T
-            for row in self.table.tolist()
-        )
+        views = []
+        for row in self.training_table.tolist():
+            if row[KIND] == CODES["DENSE"]:
+                rows = elements[row[WEIGHT] : row[BIAS]].reshape(row[ROWS], row[STRIDE])
+                views.append(rows[:, : row[COLUMNS]].T)
+            else:  # one row or none
+                views.append(elements[row[WEIGHT] : row[WEIGHT] + row[ROWS] * row[COLUMNS]])
+        return tuple(views)
 
     def bias_views(self, elements: NDArray[Any]) -> Views:
         """See an arena's biases.
@@ -92,10 +118,33 @@ class Layout:
 
         Returns
         -------
-        tuple of numpy.ndarray of shape (n_out,)
+        tuple of numpy.ndarray of shape (n_out,) or (0,)
             A view for each layer.
         """
-        return tuple(elements[row[BIAS] : row[BIAS] + row[N_OUT]] for row in self.table.tolist())
+        return tuple(
+            elements[row[BIAS] : row[BIAS] + row[BIASES]] for row in self.training_table.tolist()
+        )
+
+    def statistics_views(self, elements: NDArray[Any], which: int) -> Views:
+        """See an arena's running statistics.
+
+        Parameters
+        ----------
+        elements : numpy.ndarray of shape (n_elements,)
+            An arena.
+        which : int
+            0 for means, 1 for variances.
+
+        Returns
+        -------
+        tuple of numpy.ndarray of shape (n_out,) or (0,)
+            A view for each layer.
+        """
+        views = []
+        for row in self.training_table.tolist():
+            start = row[BIAS] + (1 + which) * row[STRIDE]
+            views.append(elements[start : start + (row[N_OUT] if row[KIND] in KEEPING else 0)])
+        return tuple(views)
 
     def to_vector(self, elements: NDArray[Any]) -> NDArray[Any]:
         """Copy an arena without its padding.
@@ -116,7 +165,42 @@ class Layout:
     @cached_property
     def n_parameters(self) -> int:
         """Number of weights and biases."""
-        return int(((self.table[:, N_IN] + 1) * self.table[:, N_OUT]).sum())
+        table = self.training_table
+        return int((table[:, ROWS] * table[:, COLUMNS] + table[:, BIASES]).sum())
+
+    @cached_property
+    def is_dense(self) -> bool:
+        """Whether all layers of the network in use are dense."""
+        return not self.table[:, KIND].any()
+
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether training draws masks."""
+        return bool((self.training_table[:, KIND] == CODES["DROPOUT"]).any())
+
+    @cached_property
+    def meets(self) -> bool:
+        """Whether in training a sample's output depends on the others of its batch."""
+        return bool((self.training_table[:, KIND] == CODES["BATCH_NORM_TRAINING"]).any())
+
+    def seeded_table(self, seed: int) -> NDArray[np.int64]:
+        """Return the layer table of training with a seed for the masks.
+
+        Parameters
+        ----------
+        seed : int
+            Masks of the first step; each further step of a call adds 1.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (n_layers, 11)
+            A copy, if there are masks to draw.
+        """
+        if not self.is_random:
+            return self.training_table
+        table = self.training_table.copy()
+        table[:, SEED] = seed
+        return table
 
     @cached_property
     def work_per_sample(self) -> float:
@@ -154,22 +238,49 @@ class Parameters:
         self.arena = elements
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"layout": self.layout, "vector": self.to_vector()}
+        return {"layout": self.layout, "views": [view.copy() for view in self._all_views]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A fresh arena: a copied buffer would not start a cache line, nor copied views see it.
         Parameters.__init__(self, state["layout"])
-        self.set_vector(state["vector"])
+        for view, source in zip(self._all_views, state["views"], strict=True):
+            view[...] = source
 
     @cached_property
     def weights(self) -> Views:
-        """Writable view of each layer's W, shape (n_out, n_in)."""
+        """Writable view of each layer's weight, of a dense one (n_out, n_in)."""
         return self.layout.weight_views(self.arena)
 
     @cached_property
     def biases(self) -> Views:
         """Writable view of each layer's b, shape (n_out,)."""
         return self.layout.bias_views(self.arena)
+
+    @cached_property
+    def running_means(self) -> Views:
+        """Writable view of each layer's running mean."""
+        return self.layout.statistics_views(self.arena, 0)
+
+    @cached_property
+    def running_variances(self) -> Views:
+        """Writable view of each layer's running variance."""
+        return self.layout.statistics_views(self.arena, 1)
+
+    @property
+    def _all_views(self) -> Views:
+        statistics = (*self.running_means, *self.running_variances)
+        return (*self.weights, *self.biases, *statistics)
+
+    def assign(self, other: Parameters) -> None:
+        """Overwrite all entries and running statistics, in place.
+
+        Parameters
+        ----------
+        other : Parameters
+            Of a network with the same layers, in either dtype.
+        """
+        for view, source in zip(self._all_views, other._all_views, strict=True):
+            view[...] = source
 
     def to_vector(self) -> NDArray[Any]:
         """Copy all entries into one vector.

@@ -1,8 +1,10 @@
 """Networks in files: safetensors with JSON metadata, never pickle.
 
-A file holds tensors ``weights.0`` (n_out, n_in), ``biases.0`` (n_out,), ``weights.1`` …
+A file holds tensors ``weights.0`` (n_out, n_in), ``biases.0`` (n_out,), ``weights.1`` …,
+numbered by layers, ``running_means.2`` and ``running_variances.2`` where layer 2 keeps them,
 and, under the metadata key ``fastmlp``, a JSON object with the format's version, the
-dtype and the layers. Any reader of safetensors can read the tensors.
+dtype and the layers; format 1 knew dense layers with a bias only. Any reader of safetensors
+can read the tensors.
 """
 
 from __future__ import annotations
@@ -10,22 +12,23 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ._validation import as_dtype
-from .layers import Dense
+from .layers import LAYERS, Layer
 from .network import MLP, check_layers, empty_network
+from .parameters import Layout, Parameters
 
 __all__ = ["load", "save"]
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = "fastmlp"
 DTYPE_NAMES = {"F32": "float32", "F64": "float64"}
-FIELDS = ("n_in", "n_out", "activation", "initializer", "alpha")
 
 
 def save(net: MLP, path: str | os.PathLike[str]) -> None:
@@ -48,7 +51,7 @@ def save(net: MLP, path: str | os.PathLike[str]) -> None:
         "layers": [_describe(layer) for layer in net.layers],
     }
     content = safetensors.save(
-        {name: np.ascontiguousarray(tensor) for name, tensor in _tensors(net).items()},
+        {name: np.ascontiguousarray(tensor) for name, tensor in _tensors(net.parameters).items()},
         metadata={METADATA_KEY: json.dumps(description)},
     )
     _replace(Path(path), content)
@@ -84,28 +87,43 @@ def load(path: str | os.PathLike[str]) -> MLP:
             # Before memory is taken, which the file cannot ask for beyond its own size.
             _check_tensors(file, layers, dtype)
             net = empty_network(layers, dtype)
-            for name, view in _tensors(net).items():
+            for name, view in _tensors(net.parameters).items():
                 view[...] = file.get_tensor(name)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is damaged: {error}") from None
-    except (TypeError, ValueError, RecursionError) as error:
+    except (OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from None
     return net
 
 
-def _describe(layer: Dense) -> dict[str, Any]:
-    """Return a layer's arguments as JSON can hold them."""
-    values = {name: getattr(layer, name) for name in FIELDS}
-    if callable(values["initializer"]):
+def _describe(layer: Layer) -> dict[str, Any]:
+    """Return a layer's name and arguments as JSON can hold them."""
+    (name,) = (name for name, kind in LAYERS.items() if type(layer) is kind)
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)}  # type: ignore
+    if callable(values.get("initializer")):
         values["initializer"] = None
-    return values
+    return {"layer": name} | values
 
 
-def _tensors(net: MLP) -> dict[str, np.ndarray]:
+def _described_layer(description: dict[str, Any], version: int) -> Layer:
+    """Return the layer of a description."""
+    if version == 1:
+        description = {"layer": "dense", "bias": True} | description
+    arguments = dict(description)
+    kind = LAYERS.get(arguments.pop("layer", None))
+    if kind is None or set(arguments) != {field.name for field in fields(kind)}:  # type: ignore
+        raise ValueError("its list of layers is damaged")
+    return kind(**arguments)
+
+
+def _tensors(parameters: Parameters) -> dict[str, np.ndarray]:
     """Return views of a network's parameters by their names in a file."""
-    parts = {"weights": net.weights, "biases": net.biases}
+    kinds = "weights", "biases", "running_means", "running_variances"
     return {
-        f"{kind}.{layer}": view for kind, views in parts.items() for layer, view in enumerate(views)
+        f"{kind}.{layer}": view
+        for kind in kinds
+        for layer, view in enumerate(getattr(parameters, kind))
+        if view.size
     }
 
 
@@ -122,7 +140,7 @@ def _replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _described_network(metadata: Mapping[str, str]) -> tuple[tuple[Dense, ...], np.dtype[Any]]:
+def _described_network(metadata: Mapping[str, str]) -> tuple[tuple[Layer, ...], np.dtype[Any]]:
     """Return the layers and the dtype that a file's metadata describe."""
     if METADATA_KEY not in metadata:
         raise ValueError("it is a safetensors file, but was not written by fastmlp")
@@ -136,20 +154,18 @@ def _described_network(metadata: Mapping[str, str]) -> tuple[tuple[Dense, ...], 
             f"this one reads up to format {FORMAT}"
         )
     layers = description.get("layers")
-    if not isinstance(layers, list) or not all(
-        isinstance(layer, dict) and set(layer) == set(FIELDS) for layer in layers
-    ):
+    if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise ValueError("its list of layers is damaged")
     dtype = as_dtype(str(description.get("dtype")))
-    return check_layers(Dense(**layer) for layer in layers), dtype
+    return check_layers(_described_layer(layer, version) for layer in layers), dtype
 
 
-def _check_tensors(file: Any, layers: Sequence[Dense], dtype: np.dtype[Any]) -> None:
+def _check_tensors(file: Any, layers: tuple[Layer, ...], dtype: np.dtype[Any]) -> None:
     """Refuse tensors that are not those of the layers, by the header of an open file."""
-    expected: dict[str, list[int]] = {}
-    for index, layer in enumerate(layers):
-        expected[f"weights.{index}"] = [layer.n_out, layer.n_in]
-        expected[f"biases.{index}"] = [layer.n_out]
+    layout = Layout.of(layers, dtype)
+    elements = np.broadcast_to(np.zeros((), dtype), layout.n_elements)  # one stands for all
+    tensors = _tensors(Parameters(layout, elements))
+    expected = {name: list(view.shape) for name, view in tensors.items()}
     if set(file.keys()) != set(expected):
         raise ValueError(
             f"it must have tensors {', '.join(expected)}, got {', '.join(file.keys())}"

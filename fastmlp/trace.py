@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._validation import Batch
 from .kernels import reference
-from .layers import Dense
+from .layers import Layer
 from .losses import Loss
-from .network import MLP, make_batch
+from .network import MLP, check_dense, make_batch
 
 __all__ = [
     "BackpropTrace",
@@ -159,13 +159,13 @@ def _equation(depth: int, left: str, value: Array) -> str:
 
 
 def forward_pass(
-    layers: Iterable[Dense], weights: Iterable[Array], biases: Iterable[Array], x: Array
+    layers: Iterable[Layer], weights: Iterable[Array], biases: Iterable[Array], x: Array
 ) -> list[tuple[Array, Array]]:
     """Return z = Wx + b and a = σ(z) of each layer.
 
     Parameters
     ----------
-    layers : iterable of Dense
+    layers : iterable of Layer
         From input to output.
     weights : iterable of numpy.ndarray of shape (n_out, n_in)
         W of each layer.
@@ -188,12 +188,12 @@ def forward_pass(
     return passed
 
 
-def slope_of(layer: Dense, z: Array, a: Array) -> Array:
+def slope_of(layer: Layer, z: Array, a: Array) -> Array:
     """Return σ'(z).
 
     Parameters
     ----------
-    layer : Dense
+    layer : Layer
         Whose σ.
     z, a : numpy.ndarray of shape (n_samples, n_out)
         Pre-activation and activation.
@@ -275,6 +275,7 @@ def backprop_trace(
     TypeError, ValueError
         If an argument does not fit.
     """
+    check_dense(net, "backprop_trace")
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     passed = forward_pass(net.layers, net.weights, net.biases, batch.x)
     inputs = [batch.x, *(a for _, a in passed[:-1])]

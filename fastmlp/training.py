@@ -23,7 +23,15 @@ from .callbacks import Callback, EpochFunction, as_callbacks, progress
 from .history import History
 from .losses import Loss
 from .metrics import MetricFunction, by_name, evaluate
-from .network import GRADIENT_WORK, MLP, check_batch, make_batch
+from .network import (
+    GRADIENT_WORK,
+    LARGEST_SEED,
+    MLP,
+    KernelArguments,
+    check_batch,
+    check_batch_size,
+    make_batch,
+)
 from .optimizers import Adam, Optimizer, check_optimizer
 from .pacing import Pace
 
@@ -36,6 +44,7 @@ class _Plan:
 
     `data` are the samples to train on under "", those to validate on under "val_", as they
     came; `weighed` the same with class weights. An epoch visits `n_visits` of the former.
+    `noise` is the seed of the first step's masks.
     """
 
     net: MLP
@@ -47,6 +56,7 @@ class _Plan:
     batch_size: int
     n_visits: int
     generator: np.random.Generator | None
+    noise: int
 
 
 def fit(  # numpydoc ignore=PR01,RT01
@@ -75,6 +85,10 @@ def fit(  # numpydoc ignore=PR01,RT01
     n_samples = len(data[""].x)
     size = n_samples if batch_size is None else check_integer("batch_size", batch_size, minimum=1)
     size = min(size, n_samples)
+    n_visits = n_samples - n_samples % size if drop_last else n_samples
+    check_batch_size(net, size)
+    check_batch_size(net, n_visits % size)
+    is_random = net.parameters.layout.is_random
     plan = _Plan(
         net,
         data,
@@ -83,8 +97,9 @@ def fit(  # numpydoc ignore=PR01,RT01
         by_name(metrics),
         check_optimizer(Adam() if optimizer is None else optimizer),
         size,
-        n_samples - n_samples % size if drop_last else n_samples,
+        n_visits,
         generator if shuffle else None,
+        int(generator.integers(LARGEST_SEED)) if is_random else 0,
     )
     return _run(plan, epochs, listeners)
 
@@ -142,7 +157,7 @@ def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
         plan.optimizer.bind(plan.net.parameters)
         for epoch in range(epochs):
             began = perf_counter()
-            mean, n_steps = _run_epoch(plan, pace)
+            mean, n_steps = _run_epoch(plan, epoch, pace)
             seconds = perf_counter() - began
             values = {"loss": mean, "seconds": seconds} | _evaluate(plan)
             history.append(values, n_steps=n_steps)
@@ -155,7 +170,7 @@ def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
     return history
 
 
-def _run_epoch(plan: _Plan, pace: Pace) -> tuple[float, int]:
+def _run_epoch(plan: _Plan, epoch: int, pace: Pace) -> tuple[float, int]:
     """Visit every sample at most once; return the mean loss and the number of steps."""
     data, size = plan.weighed[""], plan.batch_size
     n_samples = len(data.x)
@@ -164,13 +179,15 @@ def _run_epoch(plan: _Plan, pace: Pace) -> tuple[float, int]:
     losses = np.empty(-(-len(order) // size))
     for steps in pace.slices(len(losses)):
         visits = order[steps.start * size : steps.stop * size]
-        _run_steps(plan.net, data, visits, size, plan.loss, plan.optimizer, losses[steps])
+        network = plan.net.training_arguments(plan.noise + epoch * len(losses) + steps.start)
+        _run_steps(plan.net, network, data, visits, size, plan.loss, plan.optimizer, losses[steps])
     weights = data.sample_weight[order] if len(data.sample_weight) else np.ones(len(order))
     return _mean_over_samples(losses, weights, size), len(losses)
 
 
 def _run_steps(
     net: MLP,
+    network: KernelArguments,
     batch: Batch,
     visits: NDArray[np.int64],
     batch_size: int,
@@ -183,7 +200,7 @@ def _run_steps(
     rule = check_optimizer(optimizer).prepare(net.parameters, n_steps)
     n_threads = threads_for(GRADIENT_WORK * batch_size * net.parameters.layout.work_per_sample)
     current_kernels().network_train(
-        *net.kernel_arguments,
+        *network,
         rule.state,
         *batch,
         visits,
@@ -213,7 +230,9 @@ def step(  # numpydoc ignore=PR01,RT01
     """Update a network once; :meth:`fastmlp.MLP.train_step` describes the arguments."""
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     n_samples, losses = len(batch.x), np.empty(1)
-    _run_steps(net, batch, np.arange(n_samples), n_samples, objective, optimizer, losses)
+    check_batch_size(net, n_samples)
+    network, visits = net.training_arguments(), np.arange(n_samples)
+    _run_steps(net, network, batch, visits, n_samples, objective, optimizer, losses)
     net.prepare_quick_calls(objective, optimizer)
     return float(losses[0])
 

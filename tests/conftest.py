@@ -16,6 +16,7 @@ os.environ["NUMBA_NUM_THREADS"] = "7"
 import numpy as np
 import pytest
 
+import fastmlp as fm
 from fastmlp.kernels import BACKENDS, arena, load_backend, reference
 from fastmlp.kernels.catalogue import ACTIVATIONS, CODES, LOSSES, SETTING_COLUMNS
 
@@ -378,3 +379,28 @@ def make_problem() -> Callable[..., Problem]:
         raise AssertionError
 
     return make
+
+
+@pytest.fixture
+def every_layer() -> fm.MLP:
+    """Return a network with every kind of layer, after some steps of training."""
+    net = fm.MLP(
+        [
+            fm.BatchNorm(momentum=0.3, n_features=6),
+            fm.Dense(6, 20, bias=False),
+            fm.BatchNorm(eps=1e-3),
+            fm.Activation("leaky_relu", alpha=0.2),
+            fm.Dropout(0.25),
+            fm.Dense(20, 9),
+            fm.PReLU(),
+            fm.LayerNorm(eps=1e-4),
+            fm.Dense(9, 7, "tanh"),
+            fm.PReLU(shared=True, initial=0.1),
+            fm.Dense(7, 3),
+        ],
+        seed=0,
+    )
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(40, 6)), rng.integers(3, size=40)
+    net.fit(X, y, optimizer=fm.Adam(1e-2), epochs=3, batch_size=10, seed=2, verbose=0)
+    return net

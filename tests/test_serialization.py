@@ -12,7 +12,6 @@ from safetensors import numpy as safetensors
 from safetensors import safe_open
 
 import fastmlp as fm
-from fastmlp import serialization
 
 
 @pytest.fixture
@@ -57,13 +56,15 @@ def test_other_readers_find_the_lecture_s_shapes(net, tmp_path):
         np.testing.assert_array_equal(file.get_tensor("weights.0"), net.weights[0])
         np.testing.assert_array_equal(file.get_tensor("biases.2"), net.biases[2])
         description = json.loads(file.metadata()["fastmlp"])
-    assert description["format"] == 1
+    assert description["format"] == 2
     assert description["layers"][0] == {
+        "layer": "dense",
         "n_in": 4,
         "n_out": 6,
         "activation": "leaky_relu",
         "initializer": "he_uniform",
         "alpha": 0.25,
+        "bias": True,
     }
 
 
@@ -130,20 +131,25 @@ def _with_layer(**changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d | {"format": 2}, "newer fastmlp, in format 2; this one reads up to format 1"),
+        (lambda d: d | {"format": 3}, "newer fastmlp, in format 3; this one reads up to format 2"),
         (lambda d: d | {"format": -1}, "its description of the network is damaged"),
         (lambda d: d | {"format": True}, "its description of the network is damaged"),
         (lambda d: d | {"format": "1"}, "its description of the network is damaged"),
         (lambda d: [], "its description of the network is damaged"),
         (lambda d: d | {"layers": 3}, "its list of layers is damaged"),
         (lambda d: d | {"layers": [{"n_in": 1}]}, "its list of layers is damaged"),
-        (lambda d: d | {"layers": []}, "at least one layer"),
+        (lambda d: d | {"layers": []}, "at least one Dense layer"),
         (lambda d: d | {"dtype": "float16"}, "dtype must be 'float32' or 'float64', got 'float16'"),
         (lambda d: d | {"dtype": "float64"}, "tensor weights.0 must be float64"),
         (_with_layer(activation="relo"), "activation must be one of .*nearest: 'relu'"),
         (_with_layer(n_in=-4), "n_in must be an integer of at least 1, got -4"),
         (_with_layer(n_in=3), r"weights.0 must be float32 of shape \(5, 3\), got .* \(5, 4\)"),
-        (_with_layer(n_in=10**30), r"weights.0 must be float32 of shape \(5, 10{30}\)"),
+        (_with_layer(n_in=10**12), r"weights.0 must be float32 of shape \(5, 10{12}\)"),
+        (_with_layer(n_in=10**30), "too large"),
+        (_with_layer(layer="convolution"), "its list of layers is damaged"),
+        (_with_layer(layer="dropout"), "its list of layers is damaged"),
+        (_with_layer(bias=False), "it must have tensors"),
+        (_with_layer(bias="no"), "bias must be True or False"),
         (_with_layer(n_out=6), r"layers\[1\] takes 5 features, but layers\[0\] gives 6"),
         (_with_layer(alpha="x"), "alpha must be None for 'relu'"),
     ],
@@ -209,5 +215,25 @@ def test_other_dtypes_are_refused(tmp_path, dtype, itemsize):
         fm.load(path)
 
 
-def test_fields_of_the_file_are_those_of_the_layer():
-    assert set(serialization.FIELDS) == set(fm.Dense.__dataclass_fields__)
+def test_files_of_the_first_format_are_read(saved):
+    expected = fm.load(saved)
+
+    def first_format(description):
+        layers = [
+            {name: value for name, value in layer.items() if name not in ("layer", "bias")}
+            for layer in description["layers"]
+        ]
+        return description | {"format": 1, "layers": layers}
+
+    _rewrite(saved, change_description=first_format)
+    loaded = fm.load(saved)
+    assert loaded.layers == expected.layers
+    np.testing.assert_array_equal(loaded.get_parameters(), expected.get_parameters())
+
+
+def test_every_kind_of_layer_comes_back(every_layer, tmp_path):
+    every_layer.save(tmp_path / "net")
+    loaded = fm.load(tmp_path / "net")
+    assert loaded.layers == every_layer.layers
+    x = np.random.default_rng(0).normal(size=(9, every_layer.n_in))
+    np.testing.assert_array_equal(loaded(x), every_layer(x))

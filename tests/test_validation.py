@@ -330,9 +330,9 @@ def test_wrong_options_of_fit_are_refused(net, options, error, message):
         (lambda: fm.Dense(3, 2, "leaky_relu", alpha=-1), ValueError, r"alpha .*\[0, inf\), got -1"),
         (lambda: fm.Dense(3, 2, "celu", alpha=0), ValueError, r"alpha .*\(0, inf\), got 0"),
         (lambda: fm.Dense(3, 2, initializer="he"), ValueError, "initializer must be one of"),
-        (lambda: fm.MLP([]), ValueError, "layers must hold at least one layer"),
-        (lambda: fm.MLP(fm.Dense(2, 3)), TypeError, "layers must be a list of Dense layers, got D"),
-        (lambda: fm.MLP([3]), TypeError, "layers must hold Dense layers, got 3"),
+        (lambda: fm.MLP([]), ValueError, "layers must hold at least one Dense layer, got none"),
+        (lambda: fm.MLP(fm.Dense(2, 3)), TypeError, "layers must be a list of layers, got D"),
+        (lambda: fm.MLP([3]), TypeError, "layers must hold layers such as Dense, got 3"),
         (
             lambda: fm.MLP([fm.Dense(2, 3), fm.Dense(4, 1)]),
             ValueError,
