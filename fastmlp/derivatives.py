@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from ._validation import Array, as_samples, as_vector
 from .backends import current_kernels, threads_for
 from .losses import Loss
-from .network import GRADIENT_WORK, MLP, check_dense, make_batch
+from .network import GRADIENT_WORK, MLP, check_dense, check_unpenalized, make_batch
 from .parameters import Gradient, Parameters
 
 __all__ = [
@@ -212,6 +212,7 @@ def hessian_product(
         If the kernels lack a second derivative.
     """
     check_dense(net, "hessian_product")
+    check_unpenalized(net, "hessian_product")
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     _check_second_derivatives(net, objective)
     layout = net.parameters.layout

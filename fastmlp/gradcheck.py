@@ -26,7 +26,7 @@ from .backends import current_kernels, get_backend, threads_for
 from .derivatives import present_samples
 from .layers import Layer
 from .losses import Loss
-from .network import MLP, check_dense, make_batch
+from .network import MLP, check_dense, check_unpenalized, make_batch
 from .pacing import Pace
 from .parameters import Gradient, Parameters
 from .text import aligned_table
@@ -120,6 +120,7 @@ def finite_difference_gradient(
     look_up("method", method, METHODS)
     if method == "fair":
         check_dense(net, "method 'fair'")
+        check_unpenalized(net, "method 'fair'")
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     layout = net.parameters.layout
     theta = net.get_parameters()

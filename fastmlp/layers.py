@@ -160,6 +160,11 @@ class Dense(Layer):
         ``"elu"`` and ``"celu"``, β of ``"softplus"`` (default 1). None if σ has none.
     bias : bool, default=True
         Whether there is a b; without, a = σ(W x), as before a normalisation.
+    l1, l2 : float, default=0.0
+        Factors of the penalty l1 Σ|w| + ½ l2 Σw² that the layer's weights add to the loss:
+        to what is printed as well as to the gradient.
+    penalize_bias : bool, default=False
+        Whether the penalty counts the biases, too.
 
     Raises
     ------
@@ -173,6 +178,9 @@ class Dense(Layer):
     initializer: str | initializers.Initializer | None = None
     alpha: float | None = None
     bias: bool = True
+    l1: float = 0.0
+    l2: float = 0.0
+    penalize_bias: bool = False
 
     kind: ClassVar[str] = "dense"
     kind_in_training: ClassVar[str] = "dense"
@@ -183,6 +191,9 @@ class Dense(Layer):
         set_field(self, "n_out", check_integer("n_out", self.n_out, minimum=1))
         set_field(self, "alpha", activations.check_alpha(self.activation_row, self.alpha))
         check_option("bias", self.bias, (True, False))
+        set_field(self, "l1", check_real("l1", self.l1, "[0, inf)"))
+        set_field(self, "l2", check_real("l2", self.l2, "[0, inf)"))
+        check_option("penalize_bias", self.penalize_bias, (True, False))
         if self.initializer is not None:
             initializers.get(self.initializer)
 
@@ -194,7 +205,12 @@ class Dense(Layer):
 
     def shape(self, training: bool) -> arena.LayerShape:  # numpydoc ignore=PR01,RT01
         """Return what memory is laid out by."""
-        return super().shape(training)._replace(has_bias=self.bias)
+        n_rows = self.n_in + (self.bias and self.penalize_bias) if self.l1 or self.l2 else 0
+        return super().shape(training)._replace(has_bias=self.bias, n_penalized=n_rows)
+
+    def settings(self) -> dict[str, float]:  # numpydoc ignore=RT01
+        """Return the entries in the table of settings."""
+        return super().settings() | {"L1": self.l1, "L2": self.l2}
 
     def draw_weight(
         self, generator: np.random.Generator
@@ -222,6 +238,11 @@ class Dense(Layer):
             options.append(f"alpha={self.alpha:g}")
         if not self.bias:
             options.append("bias=False")
+        options += [
+            f"{name}={getattr(self, name):g}" for name in ("l1", "l2") if getattr(self, name)
+        ]
+        if self.penalize_bias:
+            options.append("penalize_bias=True")
         return f"Dense({self.n_in}, {self.n_out}, {', '.join(options)})"
 
 

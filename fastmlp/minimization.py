@@ -360,10 +360,11 @@ def _rule_for(objective: _Objective, step: float | str) -> _Rule:
     rule = look_up("step", step, RULES)()
     layers, loss = objective.net.layers, objective.loss_name
     linear = len(layers) == 1 and layers[0].activation == "identity"  # one is always dense
+    linear = linear and not objective.net.parameters.layout.is_penalized
     if step == "exact" and not (linear and loss in ("quadratic", "mse")):
         raise ValueError(
             "step 'exact' needs a loss that is quadratic in the parameters, that is one Dense "
-            "layer with activation 'identity' and the loss 'quadratic' or 'mse', got "
+            "layer with activation 'identity', no penalty, and the loss 'quadratic' or 'mse', got "
             f"{objective.net!r} with {loss!r}: use 'backtracking' or 'strong_wolfe'"
         )
     return rule

@@ -343,7 +343,7 @@ class MLP:
             self._quick = Quick(self._parameters)
         if loss is not None:
             self._quick.remember(loss)
-        if optimizer is not None and self._layout.training_table is self._layout.table:
+        if optimizer is not None and self._layout.trains_as_used:
             self._quick.expect(optimizer)
 
     # --- Forward, loss and gradient -------------------------------------------------------
@@ -450,7 +450,7 @@ class MLP:
         *,
         training: bool = False,
     ) -> float:
-        """Return the mean loss, Σᵢ wᵢ L(F(xᵢ), yᵢ) / Σᵢ wᵢ.
+        """Return the mean loss, Σᵢ wᵢ L(F(xᵢ), yᵢ) / Σᵢ wᵢ, with the layers' penalties.
 
         Parameters
         ----------
@@ -641,9 +641,9 @@ class MLP:
     ) -> Array:
         """Return the gradient of each sample's own loss, one below the other.
 
-        Row i is what :meth:`value_and_grad` gives for sample i alone; unless classes have
-        weights, their mean is the gradient of the mean loss. :meth:`gradient_norms` has the norms
-        without the n_samples · n_parameters numbers.
+        Row i is what :meth:`value_and_grad` gives for sample i alone, penalties left out;
+        unless classes have weights, their mean is the gradient of the mean loss.
+        :meth:`gradient_norms` has the norms without the n_samples · n_parameters numbers.
 
         Parameters
         ----------
@@ -672,6 +672,8 @@ class MLP:
         self, X: ArrayLike, y: ArrayLike, loss: str | Loss = "cross_entropy"
     ) -> Array:
         """Return the norm of the gradient of each sample's own loss, ‖∂Lᵢ/∂θ‖.
+
+        Penalties are left out.
 
         As a sample's ∂L/∂W is δ aᵀ, this takes one pass forward and one back for the batch
         (Goodfellow, Efficient per-example gradient computations, 2015, arXiv:1510.01799).
@@ -945,6 +947,25 @@ def check_batch_size(net: MLP, n_samples: int) -> None:
             "BatchNorm needs at least 2 samples in each batch of training, got 1: choose another "
             "batch_size, or drop_last=True where only the last batch has one; LayerNorm takes any"
         )
+
+
+def check_unpenalized(net: MLP, purpose: str) -> None:
+    """Refuse a network whose weights add to the loss.
+
+    Parameters
+    ----------
+    net : MLP
+        The network.
+    purpose : str
+        What knows nothing of penalties.
+
+    Raises
+    ------
+    ValueError
+        If a layer has a penalty.
+    """
+    if net.parameters.layout.is_penalized:
+        raise ValueError(f"{purpose} takes networks without penalties only, got {net.layers}")
 
 
 def check_dense(net: MLP, purpose: str) -> None:

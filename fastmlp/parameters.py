@@ -34,15 +34,15 @@ class Layout:
 
     Parameters
     ----------
-    training_table : numpy.ndarray of int64, shape (n_layers, 11)
+    training_table : numpy.ndarray of int64, shape (n_layers, 12)
         The layer table of the network in training, see
         :func:`fastmlp.kernels.arena.layer_table`.
-    training_settings : numpy.ndarray of float64, shape (n_layers, 4)
+    training_settings : numpy.ndarray of float64, shape (n_layers, 6)
         Its settings, see :data:`fastmlp.kernels.catalogue.SETTING_COLUMNS`.
-    table : numpy.ndarray of int64, shape (n_used, 11)
+    table : numpy.ndarray of int64, shape (n_used, 12)
         The layer table of the network in use: the same array if nothing differs. There
         dropout does nothing, and is left out.
-    settings : numpy.ndarray of float64, shape (n_used, 4)
+    settings : numpy.ndarray of float64, shape (n_used, 6)
         Its settings.
     n_elements : int
         Length of an arena, padding included.
@@ -179,6 +179,16 @@ class Layout:
         return bool((self.training_table[:, KIND] == CODES["DROPOUT"]).any())
 
     @cached_property
+    def is_penalized(self) -> bool:
+        """Whether weights add to the loss."""
+        return bool(self.table[:, CODES["PENALIZED"]].any())
+
+    @cached_property
+    def trains_as_used(self) -> bool:
+        """Whether a step needs nothing that the network in use has not."""
+        return self.training_table is self.table and not self.is_penalized
+
+    @cached_property
     def meets(self) -> bool:
         """Whether in training a sample's output depends on the others of its batch."""
         return bool((self.training_table[:, KIND] == CODES["BATCH_NORM_TRAINING"]).any())
@@ -193,7 +203,7 @@ class Layout:
 
         Returns
         -------
-        numpy.ndarray of int64, shape (n_layers, 11)
+        numpy.ndarray of int64, shape (n_layers, 12)
             A copy, if there are masks to draw.
         """
         if not self.is_random:

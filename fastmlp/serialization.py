@@ -27,6 +27,9 @@ from .parameters import Layout, Parameters
 __all__ = ["load", "save"]
 
 FORMAT = 2
+
+#: What the first format had no words for.
+FIRST_FORMAT = {"layer": "dense", "bias": True, "l1": 0.0, "l2": 0.0, "penalize_bias": False}
 METADATA_KEY = "fastmlp"
 DTYPE_NAMES = {"F32": "float32", "F64": "float64"}
 
@@ -108,7 +111,7 @@ def _describe(layer: Layer) -> dict[str, Any]:
 def _described_layer(description: dict[str, Any], version: int) -> Layer:
     """Return the layer of a description."""
     if version == 1:
-        description = {"layer": "dense", "bias": True} | description
+        description = FIRST_FORMAT | description
     arguments = dict(description)
     kind = LAYERS.get(arguments.pop("layer", None))
     if kind is None or set(arguments) != {field.name for field in fields(kind)}:  # type: ignore

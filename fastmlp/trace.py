@@ -13,7 +13,7 @@ from ._validation import Batch
 from .kernels import reference
 from .layers import Layer
 from .losses import Loss
-from .network import MLP, check_dense, make_batch
+from .network import MLP, check_dense, check_unpenalized, make_batch
 
 __all__ = [
     "BackpropTrace",
@@ -276,6 +276,7 @@ def backprop_trace(
         If an argument does not fit.
     """
     check_dense(net, "backprop_trace")
+    check_unpenalized(net, "backprop_trace")
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     passed = forward_pass(net.layers, net.weights, net.biases, batch.x)
     inputs = [batch.x, *(a for _, a in passed[:-1])]

@@ -198,7 +198,9 @@ def _run_steps(
     """Update a network by mini-batch steps, in one call of a kernel."""
     n_steps = len(losses)
     rule = check_optimizer(optimizer).prepare(net.parameters, n_steps)
-    n_threads = threads_for(GRADIENT_WORK * batch_size * net.parameters.layout.work_per_sample)
+    layout = net.parameters.layout
+    stores = rule.clips or layout.is_penalized
+    n_threads = threads_for(GRADIENT_WORK * batch_size * layout.work_per_sample)
     current_kernels().network_train(
         *network,
         rule.state,
@@ -211,7 +213,7 @@ def _run_steps(
         rule.averaging,
         rule.clip_value,
         rule.clip_norm,
-        net.workspaces.gradient() if rule.clips else np.empty(0, net.dtype),
+        net.workspaces.gradient() if stores else np.empty(0, net.dtype),
         losses,
         net.workspaces.training(batch_size, n_threads),
         n_threads,

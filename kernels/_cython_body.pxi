@@ -77,10 +77,11 @@ cdef Network network_of(
     net.table = <const int64_t*> contiguous(layers, cnp.NPY_INT64)
     net.settings = <const double*> contiguous(settings, cnp.NPY_FLOAT64)
     net.parameters = matrix_of(parameters, like).data
-    net.is_dense, net.meets = True, False
+    net.is_dense, net.meets, net.is_penalized = True, False, False
     for index in range(net.n_layers):
         net.is_dense &= kind_of(&net, index) == DENSE
         net.meets |= kind_of(&net, index) == BATCH_NORM_TRAINING
+        net.is_penalized |= layer_of(&net, index)[PENALIZED] > 0
     return net
 
 

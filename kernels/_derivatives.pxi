@@ -57,7 +57,7 @@ cdef double input_gradient_team(
     else:
         with parallel(num_threads=n_threads):
             input_gradient(net, batch, out, workspace, threadid(), team_size())
-    return mean_loss(batch, losses_in(net, batch.x.rows, workspace))
+    return penalty(net, workspace) + mean_loss(batch, losses_in(net, batch.x.rows, workspace))
 
 
 def network_input_gradient(

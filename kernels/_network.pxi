@@ -17,6 +17,7 @@ cdef struct Network:
     const double* settings  # a row for each layer
     void* parameters
     bint is_dense  # and nothing else
+    bint is_penalized
     bint meets  # whether a sample's output depends on the others of its batch
 
 
@@ -260,16 +261,17 @@ cdef double batch_loss(
     const Network* net, const Data* batch, floating* workspace, int n_threads
 ) noexcept nogil:
     """Run a batch forward and return its mean loss."""
+    cdef double added = penalty(net, workspace)
     if net.meets:
         sweep_team(net, batch, workspace, n_threads)
-        return mean_loss(batch, losses_in(net, batch.x.rows, workspace))
+        return added + mean_loss(batch, losses_in(net, batch.x.rows, workspace))
     cdef Py_ssize_t n = batch.x.rows, n_out = layer_of(net, net.n_layers - 1)[N_OUT]
     cdef Matrix output = matrix_at(workspace, 0, n, n_out, padded(n_out, workspace), workspace)
     cdef floating* losses = workspace + n * output.stride
     cdef floating* scratch = losses + ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
     forward_team(net, batch.x, output, scratch, n_threads)
     losses_of_rows(batch, output, losses)
-    return mean_loss(batch, losses)
+    return added + mean_loss(batch, losses)
 
 
 cdef void difference_gradient(
@@ -710,6 +712,7 @@ cdef void update_layers_clipped(
     update_layers(net, batch, &storing, workspace, panels, room, thread, n_threads)
     team_barrier()
     for part in range(first, last):
+        penalize_part(net, part, <floating*> step.grad)
         norms[part] = norm_of_part(net, <floating*> step.grad, part, limit)
     team_barrier()
     for part in range(NORM_PARTS):
@@ -734,6 +737,8 @@ cdef void train_step(
     room -= room % ROW_MULTIPLE
     cdef floating* panel = panels + thread * room
     cdef bint single = n == 1 and step.grad is NULL and net.is_dense
+    cdef Py_ssize_t part
+    cdef double added = penalty(net, workspace) if thread == 0 else 0  # before weights change
     if first < last or net.meets:
         sweep_up(net, batch, first, last, workspace, panel, thread, n_threads)
         if single:
@@ -745,8 +750,13 @@ cdef void train_step(
         update_layers_clipped(net, batch, step, workspace, panels, room, thread, n_threads)
     elif not single:
         update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
+    if net.is_penalized and step.optimizer == STORE:
+        team_barrier()
+        for part in range(NORM_PARTS):
+            if part % n_threads == thread:
+                penalize_part(net, part, <floating*> step.parameters)
     if thread == 0:
-        step.mean[0] = mean_loss(batch, losses)
+        step.mean[0] = added + mean_loss(batch, losses)
     team_barrier()
 
 

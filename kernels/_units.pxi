@@ -12,11 +12,15 @@ cdef extern from "units.hpp" namespace "fastmlp" nogil:
                     float mean, float scale, float* slope, float* along)
     void drop(uint64_t key, uint32_t threshold, float scale, Py_ssize_t first, const float* x,
               Py_ssize_t n, float* out)
+    float row_penalty(const float* weight, Py_ssize_t n, float l1, float l2)
+    void add_penalty(const float* weight, Py_ssize_t n, float l1, float l2, float* grad)
     void row_moments(const double* x, Py_ssize_t n, double eps, double* mean, double* scale)
     void row_slopes(const double* delta, const double* weight, const double* x, Py_ssize_t n,
                     double mean, double scale, double* slope, double* along)
     void drop(uint64_t key, uint32_t threshold, double scale, Py_ssize_t first, const double* x,
               Py_ssize_t n, double* out)
+    double row_penalty(const double* weight, Py_ssize_t n, double l1, double l2)
+    void add_penalty(const double* weight, Py_ssize_t n, double l1, double l2, double* grad)
 
 cdef enum:
     UNIT_BLOCK = 64  # columns at a time
@@ -428,3 +432,41 @@ cdef void update_units(
             update_row(to, to.bias.data, to.bias_state, column, sums, columns)
     if shared:
         update_row(to, to.weight.data, to.weight_state, 0, &total, 1)
+
+
+# --- Penalties ----------------------------------------------------------------------------
+
+cdef double penalty(const Network* net, floating* kind) noexcept nogil:
+    """Return what all penalised weights add to the loss."""
+    cdef Py_ssize_t index, row
+    cdef const int64_t* layer
+    cdef double total = 0
+    if not net.is_penalized:
+        return 0
+    for index in range(net.n_layers):
+        layer = layer_of(net, index)
+        for row in range(layer[PENALIZED]):
+            total += row_penalty(
+                <const floating*> net.parameters + layer[WEIGHT] + row * layer[STRIDE],
+                layer[WEIGHT_COLUMNS], <floating> setting_of(net, index, L1),
+                <floating> setting_of(net, index, L2),
+            )
+    return total
+
+
+cdef void penalize_part(const Network* net, Py_ssize_t part, floating* grad) noexcept nogil:
+    """Add the derivatives of the penalties to a part of a gradient."""
+    cdef Py_ssize_t index, row, at, last
+    cdef const int64_t* layer
+    if not net.is_penalized:
+        return
+    for index in range(net.n_layers):
+        layer = layer_of(net, index)
+        last = min(row_of_part(layer, part + 1), layer[PENALIZED])
+        for row in range(row_of_part(layer, part), last):
+            at = layer[WEIGHT] + row * layer[STRIDE]
+            add_penalty(
+                <const floating*> net.parameters + at, layer[WEIGHT_COLUMNS],
+                <floating> setting_of(net, index, L1), <floating> setting_of(net, index, L2),
+                grad + at,
+            )

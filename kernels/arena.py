@@ -60,6 +60,8 @@ class LayerShape(NamedTuple):
         Numbers of a weight that is not dense: n_out, or 1 that all units share.
     has_bias : bool, default=True
         Whether a dense layer has a bias; without, there is room for one that stays 0.
+    n_penalized : int, default=0
+        Rows of the weight, and the bias as one more, that are penalised.
     """
 
     n_in: int
@@ -68,6 +70,7 @@ class LayerShape(NamedTuple):
     kind: int = DENSE
     n_weights: int = 1
     has_bias: bool = True
+    n_penalized: int = 0
 
     def place(self, offset: int, itemsize: int) -> tuple[list[int], int]:
         """Place the layer in an arena.
@@ -108,6 +111,7 @@ class LayerShape(NamedTuple):
             "WEIGHT_ROWS": rows,
             "WEIGHT_COLUMNS": n_weights,
             "BIASES": n_biases,
+            "PENALIZED": self.n_penalized,
         }
         return list(place.values()), bias + reserved * stride
 
@@ -166,7 +170,7 @@ def layer_table(shapes: Sequence[LayerShape], itemsize: int) -> tuple[np.ndarray
 
     Returns
     -------
-    layers : numpy.ndarray of int64, shape (n_layers, 11)
+    layers : numpy.ndarray of int64, shape (n_layers, 12)
         One row a layer, columns as in :data:`fastmlp.kernels.catalogue.LAYER_COLUMNS`.
     n_elements : int
         Length of the arena.
@@ -183,7 +187,7 @@ def notes_size(layer: np.ndarray, n_rows: int, itemsize: int) -> int:
 
     Parameters
     ----------
-    layer : numpy.ndarray of int64, shape (11,)
+    layer : numpy.ndarray of int64, shape (12,)
         Row of the layer table.
     n_rows : int
         Samples of the batch.
@@ -226,7 +230,7 @@ def forward_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_thr
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 11)
+    layers : numpy.ndarray of int64, shape (n_layers, 12)
         The network.
     n_rows : int
         Samples in the call.
@@ -251,7 +255,7 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 11)
+    layers : numpy.ndarray of int64, shape (n_layers, 12)
         The network.
     n_rows : int
         Samples of the largest batch.
@@ -287,7 +291,7 @@ def jacobian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 11)
+    layers : numpy.ndarray of int64, shape (n_layers, 12)
         The network.
     n_rows : int
         Samples in the call.
@@ -314,7 +318,7 @@ def hessian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_thr
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 11)
+    layers : numpy.ndarray of int64, shape (n_layers, 12)
         The network.
     n_rows : int
         Samples in the call.
@@ -339,7 +343,7 @@ def sample_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_thre
 
     Parameters
     ----------
-    layers : numpy.ndarray of int64, shape (n_layers, 11)
+    layers : numpy.ndarray of int64, shape (n_layers, 12)
         The network.
     n_rows : int
         Samples in the call.

@@ -565,7 +565,8 @@ LAYER_KINDS = (
 #: Columns of a network's layer table, one row a layer. WEIGHT and BIAS are offsets of elements
 #: in the arena, STRIDE is the distance between two rows of the weight; the bias follows the
 #: weight and has BIASES elements, N_OUT or 0. After the bias of batch normalisation come the
-#: running mean and variance. From SEED come the masks of dropout.
+#: running mean and variance. PENALIZED rows from WEIGHT on add to the loss: the weight's, and
+#: the bias if that is penalised too. From SEED come the masks of dropout.
 LAYER_COLUMNS = (
     "N_IN",
     "N_OUT",
@@ -577,12 +578,14 @@ LAYER_COLUMNS = (
     "WEIGHT_ROWS",
     "WEIGHT_COLUMNS",
     "BIASES",
+    "PENALIZED",
     "SEED",
 )
 
 #: Columns of the table of settings, one row a layer: α of the activation, rate of dropout, ε
-#: and momentum of normalisation; 0 where a layer has none.
-SETTING_COLUMNS = ("ALPHA", "DROP_RATE", "NORM_EPS", "NORM_MOMENTUM")
+#: and momentum of normalisation, and factors of the penalties L1 Σ|w| + ½ L2 Σw²; 0 where a
+#: layer has none.
+SETTING_COLUMNS = ("ALPHA", "DROP_RATE", "NORM_EPS", "NORM_MOMENTUM", "L1", "L2")
 
 #: Bytes at a multiple of which every arena and workspace begins.
 CACHE_LINE = 64

@@ -1092,6 +1092,36 @@ def _store_gradient(layer: _Layer, x: Array, delta: Array, shares: Array, grad: 
         grad.weight[...] = (delta * standard).sum(axis=0)
 
 
+def _penalized(layers: Indices, arena: Array) -> Iterator[tuple[int, Array]]:
+    """Yield the penalised rows of each layer that has any, as one matrix, and its index."""
+    columns = [CODES[name] for name in ("WEIGHT", "STRIDE", "WEIGHT_COLUMNS", "PENALIZED")]
+    for index, (start, stride, n_columns, n_rows) in enumerate(layers[:, columns]):
+        if n_rows:
+            rows = arena[start : start + n_rows * stride].reshape(n_rows, stride)
+            yield index, rows[:, :n_columns]
+
+
+def _penalty(layers: Indices, settings: NDArray[np.float64], parameters: Array) -> float:
+    """Return what the weights add to the loss, L1 Σ|w| + ½ L2 Σw²."""
+    l1, l2 = settings[:, CODES["L1"]], settings[:, CODES["L2"]]
+    return sum(
+        l1[index] * float(np.abs(rows).sum(dtype=np.float64))
+        + l2[index] / 2 * float(np.square(rows, dtype=np.float64).sum())
+        for index, rows in _penalized(layers, parameters)
+    )
+
+
+def _add_penalties(
+    layers: Indices, settings: NDArray[np.float64], parameters: Array, grad: Array
+) -> None:
+    """Add the derivatives of the penalties to a gradient."""
+    factors = settings.astype(parameters.dtype)
+    for (index, rows), (_, slopes) in zip(
+        _penalized(layers, parameters), _penalized(layers, grad), strict=True
+    ):
+        slopes += factors[index, CODES["L1"]] * np.sign(rows) + factors[index, CODES["L2"]] * rows
+
+
 def _update_statistics(layer: _Layer, x: Array, shares: Array) -> None:
     """Move running mean and variance towards those of a batch.
 
@@ -1152,9 +1182,9 @@ def network_forward(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table, from :func:`fastmlp.kernels.arena.layer_table`.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
@@ -1184,13 +1214,13 @@ def network_loss(
     workspace: Array,
     n_threads: int = 1,
 ) -> float:
-    """Return the mean loss of a batch, Σᵢ wᵢ Lᵢ / Σw: the empirical risk.
+    """Return the mean loss of a batch, Σᵢ wᵢ Lᵢ / Σw: the empirical risk, and penalties.
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
@@ -1215,10 +1245,11 @@ def network_loss(
     -------
     float
         The mean, summed in float64 in the order of the samples; 0 for no samples or
-        where the weights sum to 0.
+        where the weights sum to 0. The penalties are added.
     """
     outputs, _ = _activations(layers, settings, parameters, x, sample_weight)
-    return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
+    mean = _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
+    return mean + _penalty(layers, settings, parameters)
 
 
 def _mean_loss(
@@ -1279,9 +1310,9 @@ def network_gradient(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
@@ -1325,7 +1356,9 @@ def network_gradient(
         _store_gradient(layer, below, delta, shares, stored)
         if layers[layer.position, CODES["BIASES"]]:
             stored.bias[...] = delta.sum(axis=0)
-    return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
+    _add_penalties(layers, settings, parameters, grad)
+    mean = _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
+    return mean + _penalty(layers, settings, parameters)
 
 
 def network_difference_gradient(
@@ -1351,9 +1384,9 @@ def network_difference_gradient(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena; each entry is moved and put back exactly, so pass a copy where others
@@ -1434,9 +1467,9 @@ def network_fair_difference_gradient(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
@@ -1529,13 +1562,14 @@ def network_train(
 
     Step k uses the samples ``order[k * batch_size : (k + 1) * batch_size]``; the last
     batch may be shorter. An update is applied to a gradient while that is in registers;
-    only if there is a `grad` is the whole gradient stored, clipped, and then applied.
+    only if there is a `grad` is the whole gradient stored, penalties added, clipped, and
+    then applied.
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena, updated in place.
@@ -1575,7 +1609,7 @@ def network_train(
         recurrent neural networks, ICML 2013, algorithm 1.
     grad : array of shape (n_elements,) or (0,)
         Receives each step's gradient, clipped, except in the padding; empty if both
-        limits are inf.
+        limits are inf and nothing is penalised.
     losses : array of float64, shape (n_steps,)
         Receives the mean loss of each batch, before its update; 0 where the weights of
         the batch sum to 0.
@@ -1675,9 +1709,9 @@ def network_input_gradient(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
@@ -1712,7 +1746,8 @@ def network_input_gradient(
     outputs, _ = passed
     first = next(_layers_of(layers, settings, parameters))
     out[...] = _carried(first, x, deltas[0], _sample_shares(sample_weight, len(x), x.dtype))
-    return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
+    mean = _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
+    return mean + _penalty(layers, settings, parameters)
 
 
 def network_jacobian(
@@ -1730,9 +1765,9 @@ def network_jacobian(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
@@ -1771,13 +1806,13 @@ def network_sample_gradients(
     workspace: Array,
     n_threads: int = 1,
 ) -> None:
-    """Store the gradient of each sample's own loss, ∂Lᵢ/∂θ.
+    """Store the gradient of each sample's own loss, ∂Lᵢ/∂θ, without penalties.
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
@@ -1798,11 +1833,12 @@ def network_sample_gradients(
     n_threads : int, default=1
         Threads to share the work.
     """
-    no_weights = np.empty(0, x.dtype)
+    no_weights, unpenalized = np.empty(0, x.dtype), layers.copy()
+    unpenalized[:, CODES["PENALIZED"]] = 0
     for i, grad in enumerate(out):
         one = slice(i, i + 1)
         network_gradient(
-            layers,
+            unpenalized,
             settings,
             parameters,
             x[one],
@@ -1836,9 +1872,9 @@ def network_gradient_norms(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
@@ -1903,9 +1939,9 @@ def network_hessian_product(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.

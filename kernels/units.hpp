@@ -56,6 +56,24 @@ static void row_slopes(const T* delta, const T* weight, const T* x, std::ptrdiff
              n;
 }
 
+// What a row of weights adds to the loss, L1 Σ|w| + ½ L2 Σw².
+template <typename T>
+static T row_penalty(const T* weight, std::ptrdiff_t n, T l1, T l2) {
+    return sum_of<T>(n, [=](auto kind, auto j) {
+        const auto w = load<decltype(kind)>(weight + j);
+        return l1 * (w < 0 ? -w : w) + l2 / 2 * (w * w);
+    });
+}
+
+// Adds the derivative of that.
+template <typename T>
+static void add_penalty(const T* weight, std::ptrdiff_t n, T l1, T l2, T* grad) {
+    for (std::ptrdiff_t j = 0; j < n; ++j) {
+        const T sign = T(weight[j] > 0) - T(weight[j] < 0);
+        grad[j] += l1 * sign + l2 * weight[j];
+    }
+}
+
 // The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
 static inline std::uint64_t mixed(std::uint64_t bits) {
     bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9u;

@@ -45,7 +45,7 @@ for dtype in (np.float32, np.float64):
     layers, n = arena.layer_table(shapes, np.dtype(dtype).itemsize)
     size = arena.training_workspace_size(layers, 16, np.dtype(dtype).itemsize, 2)
     kernels.network_train(
-        layers, np.zeros((2, 4)), np.full(n, 0.1, dtype), np.zeros((0, n), dtype),
+        layers, np.zeros((2, 6)), np.full(n, 0.1, dtype), np.zeros((0, n), dtype),
         np.ones((64, 9), dtype), np.ones((64, 2), dtype), np.empty(0, np.int64),
         np.empty(0, dtype), np.arange(64), 16, 0, np.empty(0), 0, np.full((4, 2), 0.1),
         np.empty(0), np.inf, np.inf, np.empty(0, dtype), np.empty(4),

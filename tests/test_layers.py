@@ -326,3 +326,95 @@ def test_single_samples_take_the_same_steps(backend):
 def test_what_knows_dense_layers_only_says_so(every_layer, call):
     with pytest.raises(ValueError, match=r"Dense layers only, got BatchNorm\(momentum=0.3"):
         call(every_layer)
+
+
+# --- Penalties ----------------------------------------------------------------------------
+
+
+def penalized(l1=0.02, l2=0.3, penalize_bias=False):
+    options = {"l1": l1, "l2": l2, "penalize_bias": penalize_bias}
+    layers = [fm.Dense(6, 5, "tanh", **options), fm.Dense(5, 4, "tanh"), fm.Dense(4, 3, l2=0.1)]
+    net = fm.MLP(layers, dtype="float64", seed=0)
+    for bias in net.biases:
+        bias[...] = 0.5
+    return net
+
+
+@pytest.mark.parametrize("penalize_bias", [False, True])
+def test_loss_and_gradient_have_the_penalties(backend, penalize_bias):
+    net = penalized(penalize_bias=penalize_bias)
+    plain = fm.MLP([fm.Dense(6, 5, "tanh"), *net.layers[1:2], fm.Dense(4, 3)], dtype="float64")
+    plain.set_parameters(net.get_parameters())
+    W, b, V = net.weights[0], net.biases[0], net.weights[2]
+    value, grad = net.value_and_grad(X, Y)
+    expected, slopes = plain.value_and_grad(X, Y)
+    added = 0.02 * np.abs(W).sum() + 0.15 * (W**2).sum() + 0.05 * (V**2).sum()
+    if penalize_bias:
+        added += 0.02 * np.abs(b).sum() + 0.15 * (b**2).sum()
+    np.testing.assert_allclose([value, net.loss(X, Y)], expected + added, rtol=1e-12)
+    np.testing.assert_allclose(grad.weights[0], slopes.weights[0] + 0.02 * np.sign(W) + 0.3 * W)
+    bias_slope = (0.02 * np.sign(b) + 0.3 * b) * penalize_bias
+    np.testing.assert_allclose(grad.biases[0], slopes.biases[0] + bias_slope)
+    np.testing.assert_allclose(grad.weights[1], slopes.weights[1])
+    np.testing.assert_allclose(grad.weights[2], slopes.weights[2] + 0.1 * V)
+    np.testing.assert_allclose(net.sample_gradients(X, Y), plain.sample_gradients(X, Y))
+    fm.check_gradient(net, X, Y).assert_ok()
+
+
+def test_one_sample_has_the_penalties(backend):
+    net = penalized()
+    for _ in range(3):  # the quick way, once it is known
+        value, grad = net.value_and_grad(X[0], 1)
+        np.testing.assert_allclose(value, net.loss(X[:1], [1]))
+        np.testing.assert_allclose(
+            grad.to_vector(), net.value_and_grad(X[:1], [1])[1].to_vector(), rtol=1e-12
+        )
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"clip_value": 0.01}])
+def test_l2_of_everything_is_coupled_weight_decay(backend, options):
+    layers = [fm.Dense(6, 5, "tanh", l2=0.3, penalize_bias=True)]
+    net = fm.MLP(layers, dtype="float64", seed=0)
+    other = fm.MLP([fm.Dense(6, 5, "tanh")], dtype="float64", seed=0)
+    decay = {} if options else {"weight_decay": 0.3}
+    train_on = {"X": X, "y": X[:, :5], "loss": "quadratic", "epochs": 3, "batch_size": 20}
+    for each, rate in ((net, {}), (other, decay)):
+        optimizer = fm.Adam(0.01, **rate, **options)
+        each.fit(**train_on, optimizer=optimizer, shuffle=False, verbose=0)
+    if not options:
+        np.testing.assert_allclose(net.get_parameters(), other.get_parameters(), rtol=1e-9)
+    else:  # clipping sees the penalty
+        assert np.abs(net.get_parameters()).sum() < np.abs(other.get_parameters()).sum()
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_steps_with_penalties_do_not_depend_on_threads(backend, n_threads):
+    results, before = [], fm.get_num_threads()
+    for n in (1, n_threads):
+        net = penalized()
+        fm.set_num_threads(n)
+        try:
+            train(net)
+        finally:
+            fm.set_num_threads(before)
+        results.append(net.get_parameters())
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"l1": -1}, ValueError, r"l1 must be a number in \[0, inf\), got -1"),
+        ({"l2": np.nan}, ValueError, r"l2 must be a number in \[0, inf\)"),
+        ({"penalize_bias": 1}, TypeError, "penalize_bias must be True or False, got 1"),
+    ],
+)
+def test_wrong_penalties_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        fm.Dense(2, 3, **options)
+
+
+def test_representation_of_penalties():
+    layer = fm.Dense(2, 3, l1=0.5, l2=0.25, penalize_bias=True)
+    assert repr(layer).endswith("activation='identity', l1=0.5, l2=0.25, penalize_bias=True)")
+    assert eval(repr(layer), vars(fm)) == layer

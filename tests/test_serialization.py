@@ -65,6 +65,9 @@ def test_other_readers_find_the_lecture_s_shapes(net, tmp_path):
         "initializer": "he_uniform",
         "alpha": 0.25,
         "bias": True,
+        "l1": 0.0,
+        "l2": 0.0,
+        "penalize_bias": False,
     }
 
 
@@ -220,7 +223,7 @@ def test_files_of_the_first_format_are_read(saved):
 
     def first_format(description):
         layers = [
-            {name: value for name, value in layer.items() if name not in ("layer", "bias")}
+            {name: layer[name] for name in ("n_in", "n_out", "activation", "initializer", "alpha")}
             for layer in description["layers"]
         ]
         return description | {"format": 1, "layers": layers}
