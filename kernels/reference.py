@@ -198,6 +198,41 @@ ACTIVATION_GRADIENTS = {
     CODES["HARD_SWISH"]: lambda z, grad, alpha: _hard_swish_gradient(z, grad),
 }
 
+
+def _silu_curvature(z: Array, grad: Array) -> Array:
+    s, rest = _sigmoid(z), _sigmoid(-z)
+    return grad * s * rest * (2 + _bounded(z) * (rest - s))
+
+
+def _gelu_curvature(z: Array, grad: Array) -> Array:
+    x = _bounded(z)
+    return grad * _normal_density(x) * (2 - x * x)
+
+
+def _gelu_tanh_curvature(z: Array, grad: Array) -> Array:
+    z = _bounded(z)
+    u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z**2)
+    bend = math.sqrt(2 / math.pi) * 6 * 0.044715 * z
+    s, rest = _sigmoid(2 * u), _sigmoid(-2 * u)
+    return grad * s * rest * (4 * slope + z * (4 * slope**2 * (rest - s) + 2 * bend))
+
+
+def _mish_curvature(z: Array, grad: Array) -> Array:
+    # With e = exp(z): w = 4e (1 + e) / (n + 2)², t = n / (n + 2), s = e / (1 + e). From
+    # z = 40 on it is nothing beside a second derivative of 1.
+    z = _bounded(z, 40)
+    e = np.exp(z)
+    n = e * (e + 2)
+    w = 4 * e * ((1 + e) / (n + 2)) / (n + 2)
+    return grad * w * (2 + z * ((1 - 2 * e * (n / (n + 2))) / (1 + e)))
+
+
+def _softplus_curvature(z: Array, grad: Array, beta: float) -> Array:
+    x = beta * z
+    return grad * np.where(x > 20, 0, beta * (_sigmoid(x) * _sigmoid(-x)))
+
+
 #: grad ⊙ σ''
 ACTIVATION_CURVATURES = {
     CODES["IDENTITY"]: lambda y, grad, alpha: 0 * grad,
@@ -205,8 +240,19 @@ ACTIVATION_CURVATURES = {
     CODES["LEAKY_RELU"]: lambda y, grad, alpha: 0 * grad,
     CODES["SIGMOID"]: lambda y, grad, alpha: grad * (y * (1 - y)) * (1 - 2 * y),
     CODES["TANH"]: lambda y, grad, alpha: -2 * y * (grad * (1 - y * y)),
+    CODES["SILU"]: lambda z, grad, alpha: _silu_curvature(z, grad),
+    CODES["ELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 0, y + alpha),
+    CODES["CELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 0, (y / alpha + 1) / alpha),
+    CODES["SELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 0, y + SELU_SCALE * SELU_ALPHA),
+    CODES["GELU"]: lambda z, grad, alpha: _gelu_curvature(z, grad),
+    CODES["GELU_TANH"]: lambda z, grad, alpha: _gelu_tanh_curvature(z, grad),
+    CODES["MISH"]: lambda z, grad, alpha: _mish_curvature(z, grad),
+    CODES["SOFTPLUS"]: _softplus_curvature,
+    CODES["SOFTSIGN"]: lambda y, grad, alpha: -2 * grad * np.sign(y) * (1 - np.abs(y)) ** 3,
     CODES["RELU6"]: lambda y, grad, alpha: 0 * grad,
     CODES["HARD_TANH"]: lambda y, grad, alpha: 0 * grad,
+    CODES["HARD_SIGMOID"]: lambda z, grad, alpha: 0 * grad,
+    CODES["HARD_SWISH"]: lambda z, grad, alpha: np.where((z > -3) & (z < 3), grad / 3, 0 * grad),
 }
 
 
@@ -358,23 +404,58 @@ LOSS_GRADIENTS: dict[int, Callable[[Array, Array, Indices, Array], Array]] = {
 }
 
 
-def _cross_entropy_curvature(o: Array, target: Array, parameters: Array, r: Array) -> Array:
+Curvature = Callable[[Array, Array, Indices, Array, Array], Array]
+
+
+def _cross_entropy_curvature(
+    o: Array, target: Array, labels: Indices, parameters: Array, r: Array
+) -> Array:
     total = _smoothed(target, parameters).sum(axis=1, keepdims=True)
     s = _softmax(o)
     return total * s * (r - (s * r).sum(axis=1, keepdims=True))
 
 
-def _binary_cross_entropy_curvature(o: Array, t: Array, parameters: Array, r: Array) -> Array:
+def _binary_cross_entropy_curvature(
+    o: Array, t: Array, labels: Indices, parameters: Array, r: Array
+) -> Array:
     s = _sigmoid(o)
     return (1 + (_positive_weights(parameters) - 1) * t) * (s * (1 - s) / o.shape[1] * r)
 
 
-#: ∂²L/∂o² · r of (o, t, parameters, r); t as above.
-LOSS_CURVATURES: dict[int, Callable[[Array, Array, Array, Array], Array]] = {
-    CODES["QUADRATIC"]: lambda o, t, p, r: r,
-    CODES["MSE"]: lambda o, t, p, r: 2 / o.shape[1] * r,
+def _gaussian_nll_curvature(
+    o: Array, t: Array, labels: Indices, parameters: Array, r: Array
+) -> Array:
+    residual, _, precision = _standardised(o, t)
+    of_mean, of_log_variance = np.split(r, 2, axis=1)
+    scaled = precision * of_mean
+    products = (
+        precision * (scaled - residual * of_log_variance),
+        residual * (0.5 * residual * of_log_variance - scaled),
+    )
+    return np.concatenate(products, axis=1) / t.shape[1]
+
+
+def _squared_hinge_curvature(
+    o: Array, t: Array, labels: Indices, parameters: Array, r: Array
+) -> Array:
+    # r moves the margins 1 − t o by −t r, and 1 + o − o_label by r − r_label.
+    moved = r - r[np.arange(labels.size), labels][:, None] if labels.size else -t * r
+    return _hinge_gradient(np.where(_margins(o, t, labels) > 0, 2 * moved, 0), t, labels)
+
+
+#: ∂²L/∂o² · r of (o, t, labels, parameters, r); t as above.
+LOSS_CURVATURES: dict[int, Curvature] = {
+    CODES["QUADRATIC"]: lambda o, t, labels, p, r: r,
+    CODES["MSE"]: lambda o, t, labels, p, r: 2 / o.shape[1] * r,
     CODES["CROSS_ENTROPY"]: _cross_entropy_curvature,
     CODES["BINARY_CROSS_ENTROPY"]: _binary_cross_entropy_curvature,
+    CODES["MAE"]: lambda o, t, labels, p, r: 0 * r,
+    CODES["HUBER"]: lambda o, t, labels, p, r: np.where(np.abs(o - t) < p, r / o.shape[1], 0 * r),
+    CODES["POISSON"]: lambda o, t, labels, p, r: np.exp(o) / o.shape[1] * r,
+    CODES["GAUSSIAN_NLL"]: _gaussian_nll_curvature,
+    CODES["PINBALL"]: lambda o, t, labels, p, r: 0 * r,
+    CODES["HINGE"]: lambda o, t, labels, p, r: 0 * r,
+    CODES["SQUARED_HINGE"]: _squared_hinge_curvature,
 }
 
 
@@ -1935,7 +2016,7 @@ def network_hessian_product(
     - R{∂L/∂a} = ∂²L/∂o² R{o} at the top, Wᵀ R{δ} + Vᵀ δ below
     - R{∂L/∂b} = Σ R{δ}, R{∂L/∂W} = Σ R{δ} aᵀ + δ R{a}ᵀ
 
-    At kinks σ'' is 0.
+    Where σ' or ∂L/∂o has a kink, its derivative is that of one side, or 0.
 
     Parameters
     ----------
@@ -1970,7 +2051,7 @@ def network_hessian_product(
     deltas = _deltas(
         layers, settings, parameters, passed, target, labels, sample_weight, loss, loss_parameters
     )
-    outputs, _ = passed
+    outputs, known = passed
     views, directions = (list(_layer_views(layers, arena)) for arena in (parameters, vector))
     activations, alphas = layers[:, CODES["ACTIVATION"]], _alphas(settings)
     rates, z_rates = [np.zeros_like(x)], []  # R{a}, R{z}
@@ -1979,22 +2060,22 @@ def network_hessian_product(
     ):
         z_rates.append(rates[-1] @ weight + outputs[index] @ step + bias_step)
         rate = np.empty_like(z_rates[-1])
-        activation_backward(
-            outputs[index + 1], z_rates[-1], activations[index], alphas[index], rate
-        )
+        activation_backward(known[index], z_rates[-1], activations[index], alphas[index], rate)
         rates.append(rate)
     grad = np.empty_like(outputs[-1])
     loss_backward(outputs[-1], target, labels, sample_weight, loss, loss_parameters, grad)
     share = _sample_shares(sample_weight, len(x), x.dtype)[:, None]
     values = _as_values(target, labels, outputs[-1])
-    curved = LOSS_CURVATURES[loss](outputs[-1], values, loss_parameters.astype(x.dtype), rates[-1])
+    curved = LOSS_CURVATURES[loss](
+        outputs[-1], values, labels, loss_parameters.astype(x.dtype), rates[-1]
+    )
     grad_rate = np.where(share == 0, 0, share * curved)
     products = list(_layer_views(layers, out))
     for index in reversed(range(len(layers))):
-        y, curvature = outputs[index + 1], ACTIVATION_CURVATURES[activations[index]]
+        curvature, alpha = ACTIVATION_CURVATURES[activations[index]], x.dtype.type(alphas[index])
         delta_rate = np.empty_like(grad_rate)
-        activation_backward(y, grad_rate, activations[index], alphas[index], delta_rate)
-        delta_rate += curvature(y, grad, x.dtype.type(alphas[index])) * z_rates[index]
+        activation_backward(known[index], grad_rate, activations[index], alpha, delta_rate)
+        delta_rate += curvature(known[index], grad, alpha) * z_rates[index]
         weight_product, bias_product, _ = products[index]
         weight_product[...] = outputs[index].T @ delta_rate + rates[index].T @ deltas[index]
         bias_product[...] = delta_rate.sum(axis=0)
