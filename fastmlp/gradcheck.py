@@ -58,6 +58,9 @@ METHODS = {
 #: more than usual, or near a kink, another step is better.
 REFINEMENTS = (16.0, 4.0, 1.0, 1 / 4, 1 / 16, 1 / 64)
 
+#: The rounding of sums of numbers of the order of 1, such as L and what L is made of.
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
+
 #: A slope that changes by more than SMALLEST_JUMP + STEEPEST · |Δz| between two points has
 #: jumped: no smooth σ, and no smooth loss for outputs near its target, bends as much.
 SMALLEST_JUMP, STEEPEST = 1e-3, 10.0
@@ -144,6 +147,7 @@ def finite_difference_gradient(
     if scheme == "complex":
         if method != "naive":
             raise ValueError(f"method must be 'naive' for scheme 'complex', got {method!r}")
+        step = COMPLEX_STEP if step is None else step
         found = _complex_differences(net, batch, objective, layout.indices[chosen], step)
     else:
         central, power = REAL_SCHEMES[scheme]
@@ -164,12 +168,16 @@ def _steps(net: MLP, power: float, step: float | None) -> NDArray[Any]:
 
 
 def _complex_differences(
-    net: MLP, batch: Batch, loss: Loss, indices: NDArray[np.int64], step: float | None
+    net: MLP,
+    batch: Batch,
+    loss: Loss,
+    indices: NDArray[np.int64],
+    step: float,
 ) -> NDArray[np.float64]:
-    """Return the derivatives by some elements of the arena, by complex steps."""
+    """Return the derivatives by some elements of the arena, by complex steps ±h."""
     kernel: Callable[..., None] = reference.network_complex_difference_gradient
     out = np.empty(len(indices))
-    steps = np.full_like(out, step or COMPLEX_STEP)
+    steps = np.full_like(out, step)
     kernel(*net.kernel_arguments, *batch, *loss.arguments(net.n_out), indices, steps, out)
     return out
 
@@ -421,11 +429,16 @@ def check_gradient(
 
     The error of an entry is |a − n| / max(|n|, r), where a is the analytic and n the
     numeric derivative and r the root mean square of the numeric ones, of all parameters
-    or of all inputs: small entries are not held against the rounding of the loss.
+    or of all inputs: small entries are not held against the rounding of the loss. It is 0
+    where |a − n| is at most 8 ε max(1, |L|), the rounding of any sum of the size of L: the
+    derivatives of a saturated network may all be as small.
 
     The step is ε^(1/3) · max(1, |θ|). Where that disagrees, steps 16 times as long to 64
     times as short are tried, and the one counts from which the quotient changes least to
-    the next; what backpropagation says has no part in the choice.
+    the next; what backpropagation says has no part in the choice. How quotients change
+    says how uncertain the choice is. Where it still disagrees, a complex step (see
+    :func:`finite_difference_gradient`) counts in its place, if its result lies within that
+    uncertainty: it does not suffer from the rounding of L.
 
     At a kink, as where a ReLU's input is 0, there is no derivative. So where an entry
     still disagrees and a slope of an activation, or of the loss, jumps within the step,
@@ -511,14 +524,17 @@ def _parts_of_parameters(net: MLP) -> Iterator[_Part]:
 class _Variables:
     """What is moved, parameters or inputs, numbered in one vector.
 
-    `differences` takes numbers, steps and whether to take central quotients, else forward;
-    `slopes` takes a number and a value and returns pairs (z, σ'(z)), of each layer and last
+    `risk` is L. `differences` takes numbers, steps and whether to take central quotients,
+    else forward; `exact` takes numbers and an imaginary step, which goes to the left if it is
+    below 0, and returns derivatives; `slopes` takes a number and a value and returns pairs (z, σ'(z)), of each layer and last
     of the loss, where that variable has that value.
     """
 
     values: NDArray[Any]
     analytic: NDArray[Any]
+    risk: float
     differences: Callable[[NDArray[np.int64], NDArray[np.float64], bool], NDArray[np.float64]]
+    exact: Callable[[NDArray[np.int64], float], NDArray[np.float64]]
     slopes: Callable[[int, float], list[tuple[NDArray[Any], NDArray[Any]]]]
 
 
@@ -537,7 +553,11 @@ def _parameters(net: MLP, batch: Batch, loss: Loss, analytic: NDArray[Any]) -> _
         moved.arena[layout.indices[position]] = value
         return _slopes(net.layers, moved, batch, loss)
 
-    return _Variables(net.get_parameters(), analytic, differences, slopes)
+    def exact(positions: NDArray[np.int64], step: float) -> NDArray[np.float64]:
+        return _complex_differences(net, batch, loss, layout.indices[positions], step)
+
+    risk = net.mean_loss(batch, loss)
+    return _Variables(net.get_parameters(), analytic, risk, differences, exact, slopes)
 
 
 def _inputs(
@@ -570,7 +590,25 @@ def _inputs(
         moved[0, position % n_in] = value
         return _slopes(net.layers, net.parameters, part._replace(x=moved), loss)
 
-    return _Variables(values.ravel(), analytic, differences, slopes)
+    def exact(positions: NDArray[np.int64], step: float) -> NDArray[np.float64]:
+        out = np.zeros(len(positions))
+        for place, position in enumerate(positions):
+            sample, feature = divmod(position, n_in)
+            if sample in present:
+                part, x, share = _sample(batch, np.searchsorted(present, sample))
+                moved: NDArray[Any] = x.astype(np.complex128)
+                moved.imag[0, feature] = step
+                out[place] = share * _complex_risk(net, loss, part._replace(x=moved)).imag / step
+        return out
+
+    risk = net.mean_loss(batch, loss)
+    return _Variables(values.ravel(), analytic, risk, differences, exact, slopes)
+
+
+def _complex_risk(net: MLP, loss: Loss, batch: Batch) -> complex:
+    """Return the mean loss where something is complex."""
+    risk: Callable[..., complex] = reference.network_loss
+    return risk(*net.kernel_arguments, *batch, *loss.arguments(net.n_out), batch.x)
 
 
 def _sample(batch: Batch, index: np.intp) -> tuple[Batch, NDArray[Any], float]:
@@ -617,42 +655,104 @@ def _crosses_bend(variables: _Variables, position: int, step: float) -> bool:
     return False
 
 
-def _refined(
-    variables: _Variables, positions: NDArray[np.int64], steps: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return quotients that change least to the next step, and their steps."""
-    tried = np.array([steps * factor for factor in REFINEMENTS])
-    quotients = np.array([variables.differences(positions, each, True) for each in tried])
-    changes = np.nan_to_num(np.abs(np.diff(quotients, axis=0)), nan=np.inf)
-    best = 1 + changes.argmin(axis=0), np.arange(len(positions))
-    return quotients[best], tried[best]
+def _rounding(variables: _Variables) -> float:
+    return ROUNDING * max(1, abs(variables.risk))
 
 
 def _one_sided(
     variables: _Variables, positions: NDArray[np.int64], steps: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the derivative from the side where it is closer to backpropagation's.
 
-    2 F(h) − F(2h), with the forward quotient F(h) = (L(θ + h) − L(θ)) / h, has error O(h²).
+    2 F(h) − F(2h), with the forward quotient F(h) = (L(θ + h) − L(θ)) / h, has error O(h²);
+    how far it is from F(h), O(h), comes second.
     """
-    sides = np.array(
-        [
-            2 * variables.differences(positions, h, False)
-            - variables.differences(positions, 2 * h, False)
-            for h in (steps, -steps)
-        ]
+    near, far = (
+        np.array([variables.differences(positions, k * h, False) for h in (steps, -steps)])
+        for k in (1, 2)
     )
+    sides = 2 * near - far
     closer = np.abs(sides - variables.analytic[positions]).argmin(axis=0)
-    return sides[closer, np.arange(len(positions))]
+    chosen = closer, np.arange(len(positions))
+    return sides[chosen], np.abs(far - near)[chosen]
 
 
 def _relative_errors(
-    analytic: NDArray[np.float64], numeric: NDArray[np.float64]
+    analytic: NDArray[np.float64], numeric: NDArray[np.float64], rounding: float
 ) -> NDArray[np.float64]:
-    """Return |a − n| / max(|n|, root mean square of n), 0 where both are 0."""
+    """Return |a − n| / max(|n|, root mean square of n), 0 within rounding."""
     error, scale = np.abs(analytic - numeric), np.abs(numeric)
+    error[error <= rounding] = 0
     scale = np.maximum(scale, np.sqrt(np.mean(scale**2)))
     return np.divide(error, scale, out=error, where=scale > 0)
+
+
+class _Comparison:
+    """Some variables' numeric derivatives, found with more care where the two disagree."""
+
+    def __init__(self, variables: _Variables, positions: NDArray[np.int64]) -> None:
+        values = variables.values[positions]
+        self.variables, self.positions = variables, positions
+        self.default_steps = _default_steps(values, REAL_SCHEMES["central"][1])
+        self.steps = self.default_steps.copy()
+        self.numeric = variables.differences(positions, self.steps, True)
+        self.uncertain, self.at_kink = np.zeros(len(positions)), np.zeros(len(positions), bool)
+
+    def errors(self) -> NDArray[np.float64]:
+        """Return the relative errors."""
+        analytic = self.variables.analytic[self.positions]
+        return _relative_errors(analytic, self.numeric, _rounding(self.variables))
+
+    def improve(self, tolerance: float) -> None:
+        """Look again at entries that disagree, in three ways, each entry at most once in each.
+
+        Where quotients turn out smaller their mean falls, and others come to disagree.
+        """
+        looks = self._refine, self._go_to_one_side, self._settle
+        n_looks = np.zeros(len(self.positions), int)
+        while (~(self.errors() <= tolerance) & (n_looks < len(looks))).any():
+            for number, look in enumerate(looks):
+                places = np.flatnonzero(~(self.errors() <= tolerance) & (n_looks == number))
+                n_looks[places] += 1
+                look(places)
+
+    def _refine(self, places: NDArray[np.int64]) -> None:
+        """Choose quotients that change least to the next step.
+
+        What rounding and kinks do to differences of L shows in how quotients change, but
+        where L does not change at all.
+        """
+        variables, positions = self.variables, self.positions[places]
+        tried = np.array([self.steps[places] * factor for factor in REFINEMENTS])
+        quotients = np.array([variables.differences(positions, each, True) for each in tried])
+        changes = np.nan_to_num(np.abs(np.diff(quotients, axis=0)), nan=np.inf)
+        best = 1 + changes.argmin(axis=0), np.arange(len(places))
+        lost = np.maximum(changes * tried[1:], _rounding(variables)).max(axis=0)
+        self.numeric[places], self.steps[places] = quotients[best], tried[best]
+        self.uncertain[places] = 4 * lost / tried[best]
+
+    def _go_to_one_side(self, places: NDArray[np.int64]) -> None:
+        """Take the derivative of one side where a slope, or the slope of one, jumps."""
+        crosses = partial(_crosses_kink, self.variables), partial(_crosses_bend, self.variables)
+        bends = np.zeros(len(places), bool)
+        for number, place in enumerate(places):
+            position = self.positions[place]
+            self.at_kink[place] = crosses[0](position, self.steps[place])
+            bends[number] = crosses[1](position, self.default_steps[place])
+        places = places[bends | self.at_kink[places]]
+        positions, steps = self.positions[places], self.default_steps[places] / 4
+        of_one_side, correction = _one_sided(self.variables, positions, steps)
+        analytic, numeric = self.variables.analytic[positions], self.numeric[places]
+        closer = np.abs(of_one_side - analytic) < np.abs(numeric - analytic)
+        self.numeric[places] = np.where(closer, of_one_side, numeric)
+        self.uncertain[places] += np.where(closer, 4 * correction, 0)
+
+    def _settle(self, places: NDArray[np.int64]) -> None:
+        """Take complex steps, to the right or to the left, where the quotients allow it."""
+        for step in (COMPLEX_STEP, -COMPLEX_STEP):
+            exact = self.variables.exact(self.positions[places], step)
+            near = np.abs(exact - self.numeric[places]) <= self.uncertain[places]
+            self.numeric[places[near]] = exact[near]
 
 
 def _check_parts(
@@ -665,23 +765,11 @@ def _check_parts(
     """Compare some entries of each part."""
     chosen = [_chosen(part, entries_per_part, generator) for part in parts]
     positions = np.concatenate(chosen)
-    analytic = variables.analytic[positions]
-    steps = _default_steps(variables.values[positions], REAL_SCHEMES["central"][1])
-    numeric = variables.differences(positions, steps, True)
-    doubtful = np.flatnonzero(~(_relative_errors(analytic, numeric) <= tolerance))
-    numeric[doubtful], chosen_steps = _refined(variables, positions[doubtful], steps[doubtful])
-    errors = _relative_errors(analytic, numeric)
-    kinks, bends = np.zeros((2, len(positions)), bool)
-    for place, step in zip(doubtful, chosen_steps, strict=True):
-        if not errors[place] <= tolerance:
-            kinks[place] = _crosses_kink(variables, positions[place], step)
-            bends[place] = _crosses_bend(variables, positions[place], steps[place])
-    bends |= kinks
-    of_one_side = _one_sided(variables, positions[bends], steps[bends] / 4)
-    closer = np.abs(of_one_side - analytic[bends]) < np.abs(numeric[bends] - analytic[bends])
-    numeric[bends] = np.where(closer, of_one_side, numeric[bends])
-    errors = _relative_errors(analytic, numeric)
-    kinks &= errors > tolerance
+    comparison = _Comparison(variables, positions)
+    comparison.improve(tolerance)
+    analytic, numeric = variables.analytic[positions], comparison.numeric
+    errors = comparison.errors()
+    kinks = comparison.at_kink & (errors > tolerance)
     errors[kinks] = 0
     ends = np.cumsum([len(each) for each in chosen])
     for part, end, count in zip(parts, ends, map(len, chosen), strict=True):

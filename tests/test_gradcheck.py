@@ -459,6 +459,57 @@ def test_a_wrong_gradient_is_no_bend(monkeypatch):
     assert check.n_kinks == 0
 
 
+@pytest.fixture(params=range(8), ids="seed {}".format)
+def saturated(request):
+    """A network whose ∂L/∂x is so small that differences of L lose most of its digits."""
+    net, x, y = draw("tanh", "squared_hinge", 3, as_labels=True)
+    rng = np.random.default_rng(request.param)
+    net.weights[0][...] = rng.normal(size=(5, 4))
+    net.biases[0][...] = rng.uniform(9, 12, 5) * rng.choice([-1, 1], 5)
+    assert 1e-9 < np.abs(net.input_gradient(x, y, "squared_hinge")).max() < 1e-2
+    return net, x, y
+
+
+def test_small_derivatives_are_no_errors(backend, saturated):
+    with fm.use_backend(backend):
+        check = fm.check_gradient(*saturated, "squared_hinge")
+    check.assert_ok()
+    assert check.n_kinks == 0
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-5, -1, 0])
+def test_errors_in_small_derivatives_are_found(monkeypatch, saturated, factor):
+    right = fm.MLP.input_gradient
+    monkeypatch.setattr(fm.MLP, "input_gradient", lambda *args: factor * right(*args))
+    check = fm.check_gradient(*saturated, "squared_hinge")
+    assert not check.ok()
+    assert (check.worst.kind, check.n_kinks) == ("input", 0)
+
+
+def test_a_wrong_forward_pass_is_found(monkeypatch, kernels, backend):
+    """Complex steps, which take the reference's, do not cover it up."""
+    right = kernels.network_difference_gradient
+
+    def wrong(*arguments):
+        right(*arguments)
+        arguments[-2][...] *= 1 + 1e-6
+
+    monkeypatch.setattr(kernels, "network_difference_gradient", wrong)
+    with fm.use_backend(backend):
+        check = fm.check_gradient(*draw("tanh", "mse", 3, as_labels=False), "mse")
+    assert not check.ok()
+    assert check.max_relative_error == pytest.approx(1e-6, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_large_quotients_at_kinks_turn_out_small(seed):
+    """Those that were small beside them are then judged by a smaller scale."""
+    net = fm.MLP([fm.Dense(5, 2, activation="relu6")], dtype="float64", seed=seed)
+    net.set_parameters(np.zeros(net.n_parameters))
+    x = np.random.default_rng(seed).normal(size=5) * [1e-9, 1, 1, 1, 1]
+    fm.check_gradient(net, x, [3, 0], "poisson").assert_ok()
+
+
 def test_samples_of_weight_0_are_absent(backend):
     net, x, y = draw("tanh", "cross_entropy", 2, as_labels=True)
     weights = np.array([1, 0, 2, 0, 3])
