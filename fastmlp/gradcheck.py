@@ -61,8 +61,11 @@ REFINEMENTS = (16.0, 4.0, 1.0, 1 / 4, 1 / 16, 1 / 64)
 #: The rounding of sums of numbers of the order of 1, such as L and what L is made of.
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
-#: A slope that changes by more than SMALLEST_JUMP + STEEPEST · |Δz| between two points has
-#: jumped: no smooth σ, and no smooth loss for outputs near its target, bends as much.
+#: The step, relative to the default, that moves a kink no further than rounding does.
+WITHIN_ROUNDING = 1e-6
+
+#: A slope s that changes by more than (SMALLEST_JUMP + STEEPEST · |Δz|) · max(1, |s|) between
+#: two points has jumped: no smooth σ, and no smooth loss near its target, bends as much.
 SMALLEST_JUMP, STEEPEST = 1e-3, 10.0
 
 #: The least jump in the slope of a slope, as Huber's loss has where squares end.
@@ -635,8 +638,9 @@ def _crosses_kink(variables: _Variables, position: int, step: float) -> bool:
     value = variables.values[position]
     below, above = (variables.slopes(position, value + h) for h in (-step, step))
     return any(
-        bool((np.abs(slope2 - slope1) > SMALLEST_JUMP + STEEPEST * np.abs(z2 - z1)).any())
+        bool((np.abs(slope2 - slope1) > limit * np.maximum(1, np.abs(slope1))).any())
         for (z1, slope1), (z2, slope2) in zip(below, above, strict=True)
+        for limit in (SMALLEST_JUMP + STEEPEST * np.abs(z2 - z1),)
     )
 
 
@@ -748,11 +752,17 @@ class _Comparison:
         self.uncertain[places] += np.where(closer, 4 * correction, 0)
 
     def _settle(self, places: NDArray[np.int64]) -> None:
-        """Take complex steps, to the right or to the left, where the quotients allow it."""
+        """Take complex steps, to the right or to the left, where the quotients allow it.
+
+        They know the derivative beside a kink, so only one within rounding still counts.
+        """
         for step in (COMPLEX_STEP, -COMPLEX_STEP):
             exact = self.variables.exact(self.positions[places], step)
             near = np.abs(exact - self.numeric[places]) <= self.uncertain[places]
             self.numeric[places[near]] = exact[near]
+        for place in places[self.at_kink[places]]:
+            within = WITHIN_ROUNDING * self.default_steps[place]
+            self.at_kink[place] = _crosses_kink(self.variables, self.positions[place], within)
 
 
 def _check_parts(

@@ -501,6 +501,24 @@ def test_a_wrong_forward_pass_is_found(monkeypatch, kernels, backend):
     assert check.max_relative_error == pytest.approx(1e-6, rel=0.1)
 
 
+def test_an_error_beside_a_kink_or_a_steep_slope_is_found(monkeypatch, net_at_a_kink):
+    net_at_a_kink.biases[0][0] = 1e-9
+    steep = fm.MLP.from_sizes([2, 3], dtype="float64", seed=0)
+    steep.biases[0][:] = 30  # L and its slope are of the order of exp(30)
+    right = fm.MLP.value_and_grad
+
+    def wrong(self, *arguments):
+        value, grad = right(self, *arguments)
+        grad.biases[0][0] *= 1.01
+        return value, grad
+
+    monkeypatch.setattr(fm.MLP, "value_and_grad", wrong)
+    for net, y, loss in (net_at_a_kink, [1], "quadratic"), (steep, [1, 2, 3], "poisson"):
+        check = fm.check_gradient(net, [1, 1], y, loss)
+        assert not check.ok()
+        assert (check.worst.name, check.n_kinks) == ("biases[0]", 0)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_where_large_quotients_at_kinks_turn_out_small(seed):
     """Those that were small beside them are then judged by a smaller scale."""
