@@ -24,6 +24,7 @@ from ._validation import (
 )
 from .backends import current_kernels, get_backend, threads_for
 from .derivatives import present_samples
+from .kernels import reference
 from .layers import Layer
 from .losses import Loss
 from .network import MLP, check_dense, check_unpenalized, make_batch
@@ -41,7 +42,11 @@ __all__ = [
 
 #: Whether differences are central, and the power of ε that balances rounding against
 #: truncation in their step.
-SCHEMES = {"central": (True, 1 / 3), "forward": (False, 1 / 2)}
+REAL_SCHEMES = {"central": (True, 1 / 3), "forward": (False, 1 / 2)}
+SCHEMES = dict.fromkeys((*REAL_SCHEMES, "complex"))
+
+#: The imaginary step: its square is nothing beside 1, and no product with it underflows.
+COMPLEX_STEP = 1e-20
 
 #: Kernels of the ways to compute the loss where one parameter has moved.
 METHODS = {
@@ -53,8 +58,14 @@ METHODS = {
 #: more than usual, or near a kink, another step is better.
 REFINEMENTS = (16.0, 4.0, 1.0, 1 / 4, 1 / 16, 1 / 64)
 
-#: A slope that changes by more than SMALLEST_JUMP + STEEPEST · |Δz| between two points has
-#: jumped: no smooth σ, and no smooth loss for outputs near its target, bends as much.
+#: The rounding of sums of numbers of the order of 1, such as L and what L is made of.
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
+
+#: The step, relative to the default, that moves a kink no further than rounding does.
+WITHIN_ROUNDING = 1e-6
+
+#: A slope s that changes by more than (SMALLEST_JUMP + STEEPEST · |Δz|) · max(1, |s|) between
+#: two points has jumped: no smooth σ, and no smooth loss near its target, bends as much.
 SMALLEST_JUMP, STEEPEST = 1e-3, 10.0
 
 #: The least jump in the slope of a slope, as Huber's loss has where squares end.
@@ -68,7 +79,7 @@ def finite_difference_gradient(
     loss: str | Loss = "cross_entropy",
     sample_weight: ArrayLike | None = None,
     *,
-    scheme: Literal["central", "forward"] = "central",
+    scheme: Literal["central", "forward", "complex"] = "central",
     step: float | None = None,
     method: Literal["naive", "fair"] = "naive",
     entries: ArrayLike | None = None,
@@ -76,7 +87,13 @@ def finite_difference_gradient(
     """Estimate the gradient of the mean loss by moving each parameter in turn.
 
     Central: (L(θ + h) − L(θ − h)) / 2h, error O(h²). Forward: (L(θ + h) − L(θ)) / h,
-    error O(h), at half the price. The naive method takes a forward pass or two for each
+    error O(h), at half the price. Complex: Im L(θ + ih) / h, error O(h²); it subtracts no
+    numbers, so h can be so small that only the rounding of L is left, some 1e-15 (Squire,
+    Trapp, Using complex variables to estimate derivatives of real functions, SIAM Review
+    40, 1998). It takes the derivative from the right at a kink, and NumPy's equations in
+    complex128 whatever the backend and the network's dtype: exact, but slow.
+
+    The naive method takes a forward pass or two for each
     parameter; backpropagation takes about three in all. The fair one, the best that
     differences can do, computes again only what a weight changes: its unit, then the
     layers above. Threads share the parameters, and each estimate is computed by one of
@@ -85,8 +102,8 @@ def finite_difference_gradient(
     Parameters
     ----------
     net : MLP
-        The network; a copy of its parameters is moved. Use ``net.astype("float64")``,
-        float32 leaves three digits at best.
+        The network; a copy of its parameters is moved. Use ``net.astype("float64")``: real
+        differences in float32 leave three digits at best.
     X : array_like of shape (n_samples, n_in) or (n_in,)
         Samples, or one sample.
     y : array_like
@@ -95,14 +112,15 @@ def finite_difference_gradient(
         The loss, as for :meth:`MLP.loss`.
     sample_weight : array_like of shape (n_samples,), optional
         Weights, as for :meth:`MLP.loss`.
-    scheme : {"central", "forward"}, default="central"
+    scheme : {"central", "forward", "complex"}, default="central"
         The formula.
     step : float, optional
         The same h for every parameter; the default is ε^(1/3) · max(1, |θ|) for central and
-        ε^(1/2) · max(1, |θ|) for forward differences, with the machine's ε.
+        ε^(1/2) · max(1, |θ|) for forward differences, with the machine's ε, and 1e-20 for
+        complex steps.
     method : {"naive", "fair"}, default="naive"
         What to compute again for each parameter: all, or what it changes. Both give the
-        same up to rounding.
+        same up to rounding. Complex steps have the naive method only.
     entries : array_like of int, optional
         Which parameters to move, as indices of :meth:`MLP.get_parameters`; all if left out.
 
@@ -116,29 +134,55 @@ def finite_difference_gradient(
     TypeError, ValueError
         If an argument does not fit, or θ ± step rounds to θ for some parameter.
     """
-    central, power = look_up("scheme", scheme, SCHEMES)
+    look_up("scheme", scheme, SCHEMES)
     look_up("method", method, METHODS)
     if method == "fair":
         check_dense(net, "method 'fair'")
         check_unpenalized(net, "method 'fair'")
+    if step is not None:
+        step = check_real("step", step, "(0, inf)")
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     layout = net.parameters.layout
-    theta = net.get_parameters()
-    if step is None:
-        steps = _default_steps(theta, power)
-    else:
-        steps = np.full(len(theta), check_real("step", step, "(0, inf)"))
-        _check_step(step, steps.astype(net.dtype), theta)
-    chosen = (
-        np.arange(len(theta)) if entries is None else as_indices("entries", entries, len(theta))
-    )
-    places = layout.indices[chosen]
+    n = layout.n_parameters
+    chosen = np.arange(n) if entries is None else as_indices("entries", entries, n)
     grad = Gradient(layout)
     grad.arena[layout.indices] = np.nan
-    grad.arena[places] = _differences(
-        net, batch, objective, places, steps[chosen].astype(net.dtype), central, method
-    )
+    if scheme == "complex":
+        if method != "naive":
+            raise ValueError(f"method must be 'naive' for scheme 'complex', got {method!r}")
+        step = COMPLEX_STEP if step is None else step
+        found = _complex_differences(net, batch, objective, layout.indices[chosen], step)
+    else:
+        central, power = REAL_SCHEMES[scheme]
+        steps = _steps(net, power, step)[chosen]
+        found = _differences(net, batch, objective, layout.indices[chosen], steps, central, method)
+    grad.arena[layout.indices[chosen]] = found
     return grad
+
+
+def _steps(net: MLP, power: float, step: float | None) -> NDArray[Any]:
+    """Return the step of each parameter."""
+    theta = net.get_parameters()
+    if step is None:
+        return _default_steps(theta, power).astype(net.dtype)
+    steps = np.full(len(theta), step, net.dtype)
+    _check_step(step, steps, theta)
+    return steps
+
+
+def _complex_differences(
+    net: MLP,
+    batch: Batch,
+    loss: Loss,
+    indices: NDArray[np.int64],
+    step: float,
+) -> NDArray[np.float64]:
+    """Return the derivatives by some elements of the arena, by complex steps ±h."""
+    kernel: Callable[..., None] = reference.network_complex_difference_gradient
+    out = np.empty(len(indices))
+    steps = np.full_like(out, step)
+    kernel(*net.kernel_arguments, *batch, *loss.arguments(net.n_out), indices, steps, out)
+    return out
 
 
 def _default_steps(theta: NDArray[Any], power: float) -> NDArray[Any]:
@@ -388,11 +432,16 @@ def check_gradient(
 
     The error of an entry is |a − n| / max(|n|, r), where a is the analytic and n the
     numeric derivative and r the root mean square of the numeric ones, of all parameters
-    or of all inputs: small entries are not held against the rounding of the loss.
+    or of all inputs: small entries are not held against the rounding of the loss. It is 0
+    where |a − n| is at most 8 ε max(1, |L|), the rounding of any sum of the size of L: the
+    derivatives of a saturated network may all be as small.
 
     The step is ε^(1/3) · max(1, |θ|). Where that disagrees, steps 16 times as long to 64
     times as short are tried, and the one counts from which the quotient changes least to
-    the next; what backpropagation says has no part in the choice.
+    the next; what backpropagation says has no part in the choice. How quotients change
+    says how uncertain the choice is. Where it still disagrees, a complex step (see
+    :func:`finite_difference_gradient`) counts in its place, if its result lies within that
+    uncertainty: it does not suffer from the rounding of L.
 
     At a kink, as where a ReLU's input is 0, there is no derivative. So where an entry
     still disagrees and a slope of an activation, or of the loss, jumps within the step,
@@ -478,14 +527,17 @@ def _parts_of_parameters(net: MLP) -> Iterator[_Part]:
 class _Variables:
     """What is moved, parameters or inputs, numbered in one vector.
 
-    `differences` takes numbers, steps and whether to take central quotients, else forward;
-    `slopes` takes a number and a value and returns pairs (z, σ'(z)), of each layer and last
+    `risk` is L. `differences` takes numbers, steps and whether to take central quotients,
+    else forward; `exact` takes numbers and an imaginary step, which goes to the left if it is
+    below 0, and returns derivatives; `slopes` takes a number and a value and returns pairs (z, σ'(z)), of each layer and last
     of the loss, where that variable has that value.
     """
 
     values: NDArray[Any]
     analytic: NDArray[Any]
+    risk: float
     differences: Callable[[NDArray[np.int64], NDArray[np.float64], bool], NDArray[np.float64]]
+    exact: Callable[[NDArray[np.int64], float], NDArray[np.float64]]
     slopes: Callable[[int, float], list[tuple[NDArray[Any], NDArray[Any]]]]
 
 
@@ -504,7 +556,11 @@ def _parameters(net: MLP, batch: Batch, loss: Loss, analytic: NDArray[Any]) -> _
         moved.arena[layout.indices[position]] = value
         return _slopes(net.layers, moved, batch, loss)
 
-    return _Variables(net.get_parameters(), analytic, differences, slopes)
+    def exact(positions: NDArray[np.int64], step: float) -> NDArray[np.float64]:
+        return _complex_differences(net, batch, loss, layout.indices[positions], step)
+
+    risk = net.mean_loss(batch, loss)
+    return _Variables(net.get_parameters(), analytic, risk, differences, exact, slopes)
 
 
 def _inputs(
@@ -537,7 +593,25 @@ def _inputs(
         moved[0, position % n_in] = value
         return _slopes(net.layers, net.parameters, part._replace(x=moved), loss)
 
-    return _Variables(values.ravel(), analytic, differences, slopes)
+    def exact(positions: NDArray[np.int64], step: float) -> NDArray[np.float64]:
+        out = np.zeros(len(positions))
+        for place, position in enumerate(positions):
+            sample, feature = divmod(position, n_in)
+            if sample in present:
+                part, x, share = _sample(batch, np.searchsorted(present, sample))
+                moved: NDArray[Any] = x.astype(np.complex128)
+                moved.imag[0, feature] = step
+                out[place] = share * _complex_risk(net, loss, part._replace(x=moved)).imag / step
+        return out
+
+    risk = net.mean_loss(batch, loss)
+    return _Variables(values.ravel(), analytic, risk, differences, exact, slopes)
+
+
+def _complex_risk(net: MLP, loss: Loss, batch: Batch) -> complex:
+    """Return the mean loss where something is complex."""
+    risk: Callable[..., complex] = reference.network_loss
+    return risk(*net.kernel_arguments, *batch, *loss.arguments(net.n_out), batch.x)
 
 
 def _sample(batch: Batch, index: np.intp) -> tuple[Batch, NDArray[Any], float]:
@@ -564,8 +638,9 @@ def _crosses_kink(variables: _Variables, position: int, step: float) -> bool:
     value = variables.values[position]
     below, above = (variables.slopes(position, value + h) for h in (-step, step))
     return any(
-        bool((np.abs(slope2 - slope1) > SMALLEST_JUMP + STEEPEST * np.abs(z2 - z1)).any())
+        bool((np.abs(slope2 - slope1) > limit * np.maximum(1, np.abs(slope1))).any())
         for (z1, slope1), (z2, slope2) in zip(below, above, strict=True)
+        for limit in (SMALLEST_JUMP + STEEPEST * np.abs(z2 - z1),)
     )
 
 
@@ -584,42 +659,110 @@ def _crosses_bend(variables: _Variables, position: int, step: float) -> bool:
     return False
 
 
-def _refined(
-    variables: _Variables, positions: NDArray[np.int64], steps: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return quotients that change least to the next step, and their steps."""
-    tried = np.array([steps * factor for factor in REFINEMENTS])
-    quotients = np.array([variables.differences(positions, each, True) for each in tried])
-    changes = np.nan_to_num(np.abs(np.diff(quotients, axis=0)), nan=np.inf)
-    best = 1 + changes.argmin(axis=0), np.arange(len(positions))
-    return quotients[best], tried[best]
+def _rounding(variables: _Variables) -> float:
+    return ROUNDING * max(1, abs(variables.risk))
 
 
 def _one_sided(
     variables: _Variables, positions: NDArray[np.int64], steps: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the derivative from the side where it is closer to backpropagation's.
 
-    2 F(h) − F(2h), with the forward quotient F(h) = (L(θ + h) − L(θ)) / h, has error O(h²).
+    2 F(h) − F(2h), with the forward quotient F(h) = (L(θ + h) − L(θ)) / h, has error O(h²);
+    how far it is from F(h), O(h), comes second.
     """
-    sides = np.array(
-        [
-            2 * variables.differences(positions, h, False)
-            - variables.differences(positions, 2 * h, False)
-            for h in (steps, -steps)
-        ]
+    near, far = (
+        np.array([variables.differences(positions, k * h, False) for h in (steps, -steps)])
+        for k in (1, 2)
     )
+    sides = 2 * near - far
     closer = np.abs(sides - variables.analytic[positions]).argmin(axis=0)
-    return sides[closer, np.arange(len(positions))]
+    chosen = closer, np.arange(len(positions))
+    return sides[chosen], np.abs(far - near)[chosen]
 
 
 def _relative_errors(
-    analytic: NDArray[np.float64], numeric: NDArray[np.float64]
+    analytic: NDArray[np.float64], numeric: NDArray[np.float64], rounding: float
 ) -> NDArray[np.float64]:
-    """Return |a − n| / max(|n|, root mean square of n), 0 where both are 0."""
+    """Return |a − n| / max(|n|, root mean square of n), 0 within rounding."""
     error, scale = np.abs(analytic - numeric), np.abs(numeric)
+    error[error <= rounding] = 0
     scale = np.maximum(scale, np.sqrt(np.mean(scale**2)))
     return np.divide(error, scale, out=error, where=scale > 0)
+
+
+class _Comparison:
+    """Some variables' numeric derivatives, found with more care where the two disagree."""
+
+    def __init__(self, variables: _Variables, positions: NDArray[np.int64]) -> None:
+        values = variables.values[positions]
+        self.variables, self.positions = variables, positions
+        self.default_steps = _default_steps(values, REAL_SCHEMES["central"][1])
+        self.steps = self.default_steps.copy()
+        self.numeric = variables.differences(positions, self.steps, True)
+        self.uncertain, self.at_kink = np.zeros(len(positions)), np.zeros(len(positions), bool)
+
+    def errors(self) -> NDArray[np.float64]:
+        """Return the relative errors."""
+        analytic = self.variables.analytic[self.positions]
+        return _relative_errors(analytic, self.numeric, _rounding(self.variables))
+
+    def improve(self, tolerance: float) -> None:
+        """Look again at entries that disagree, in three ways, each entry at most once in each.
+
+        Where quotients turn out smaller their mean falls, and others come to disagree.
+        """
+        looks = self._refine, self._go_to_one_side, self._settle
+        n_looks = np.zeros(len(self.positions), int)
+        while (~(self.errors() <= tolerance) & (n_looks < len(looks))).any():
+            for number, look in enumerate(looks):
+                places = np.flatnonzero(~(self.errors() <= tolerance) & (n_looks == number))
+                n_looks[places] += 1
+                look(places)
+
+    def _refine(self, places: NDArray[np.int64]) -> None:
+        """Choose quotients that change least to the next step.
+
+        What rounding and kinks do to differences of L shows in how quotients change, but
+        where L does not change at all.
+        """
+        variables, positions = self.variables, self.positions[places]
+        tried = np.array([self.steps[places] * factor for factor in REFINEMENTS])
+        quotients = np.array([variables.differences(positions, each, True) for each in tried])
+        changes = np.nan_to_num(np.abs(np.diff(quotients, axis=0)), nan=np.inf)
+        best = 1 + changes.argmin(axis=0), np.arange(len(places))
+        lost = np.maximum(changes * tried[1:], _rounding(variables)).max(axis=0)
+        self.numeric[places], self.steps[places] = quotients[best], tried[best]
+        self.uncertain[places] = 4 * lost / tried[best]
+
+    def _go_to_one_side(self, places: NDArray[np.int64]) -> None:
+        """Take the derivative of one side where a slope, or the slope of one, jumps."""
+        crosses = partial(_crosses_kink, self.variables), partial(_crosses_bend, self.variables)
+        bends = np.zeros(len(places), bool)
+        for number, place in enumerate(places):
+            position = self.positions[place]
+            self.at_kink[place] = crosses[0](position, self.steps[place])
+            bends[number] = crosses[1](position, self.default_steps[place])
+        places = places[bends | self.at_kink[places]]
+        positions, steps = self.positions[places], self.default_steps[places] / 4
+        of_one_side, correction = _one_sided(self.variables, positions, steps)
+        analytic, numeric = self.variables.analytic[positions], self.numeric[places]
+        closer = np.abs(of_one_side - analytic) < np.abs(numeric - analytic)
+        self.numeric[places] = np.where(closer, of_one_side, numeric)
+        self.uncertain[places] += np.where(closer, 4 * correction, 0)
+
+    def _settle(self, places: NDArray[np.int64]) -> None:
+        """Take complex steps, to the right or to the left, where the quotients allow it.
+
+        They know the derivative beside a kink, so only one within rounding still counts.
+        """
+        for step in (COMPLEX_STEP, -COMPLEX_STEP):
+            exact = self.variables.exact(self.positions[places], step)
+            near = np.abs(exact - self.numeric[places]) <= self.uncertain[places]
+            self.numeric[places[near]] = exact[near]
+        for place in places[self.at_kink[places]]:
+            within = WITHIN_ROUNDING * self.default_steps[place]
+            self.at_kink[place] = _crosses_kink(self.variables, self.positions[place], within)
 
 
 def _check_parts(
@@ -632,23 +775,11 @@ def _check_parts(
     """Compare some entries of each part."""
     chosen = [_chosen(part, entries_per_part, generator) for part in parts]
     positions = np.concatenate(chosen)
-    analytic = variables.analytic[positions]
-    steps = _default_steps(variables.values[positions], SCHEMES["central"][1])
-    numeric = variables.differences(positions, steps, True)
-    doubtful = np.flatnonzero(~(_relative_errors(analytic, numeric) <= tolerance))
-    numeric[doubtful], chosen_steps = _refined(variables, positions[doubtful], steps[doubtful])
-    errors = _relative_errors(analytic, numeric)
-    kinks, bends = np.zeros((2, len(positions)), bool)
-    for place, step in zip(doubtful, chosen_steps, strict=True):
-        if not errors[place] <= tolerance:
-            kinks[place] = _crosses_kink(variables, positions[place], step)
-            bends[place] = _crosses_bend(variables, positions[place], steps[place])
-    bends |= kinks
-    of_one_side = _one_sided(variables, positions[bends], steps[bends] / 4)
-    closer = np.abs(of_one_side - analytic[bends]) < np.abs(numeric[bends] - analytic[bends])
-    numeric[bends] = np.where(closer, of_one_side, numeric[bends])
-    errors = _relative_errors(analytic, numeric)
-    kinks &= errors > tolerance
+    comparison = _Comparison(variables, positions)
+    comparison.improve(tolerance)
+    analytic, numeric = variables.analytic[positions], comparison.numeric
+    errors = comparison.errors()
+    kinks = comparison.at_kink & (errors > tolerance)
     errors[kinks] = 0
     ends = np.cumsum([len(each) for each in chosen])
     for part, end, count in zip(parts, ends, map(len, chosen), strict=True):

@@ -712,8 +712,8 @@ class MLP:
         """Return the Hessian of the mean loss times a vector, ∂²L/∂θ² · v.
 
         Exact, without the Hessian, at about the price of three gradients (Pearlmutter, Fast
-        exact multiplication by the Hessian, Neural Computation 6, 1994). At the kinks of
-        piecewise linear activations their second derivative counts as 0.
+        exact multiplication by the Hessian, Neural Computation 6, 1994). Piecewise linear
+        activations and losses have the second derivative 0, also at their kinks.
 
         Parameters
         ----------
@@ -736,8 +736,8 @@ class MLP:
         Raises
         ------
         TypeError, ValueError
-            If an argument does not fit, or the kernels lack the second derivative of the
-            loss or of an activation.
+            If an argument does not fit, or the kernels lack the second derivative of an
+            activation.
         """
         from . import derivatives
 

@@ -563,13 +563,15 @@ def network_fair_difference_gradient(
 
 # --- Hessian times vector ------------------------------------------------------------------
 # R{f} is the derivative of f along the vector. The workspace holds, in this order: R{z},
-# R{a} and R{δ} of every layer; ∂L/∂a and R{∂L/∂a} of one layer; a row of zeros and one for
-# what nobody wants; the training workspace.
+# R{a}, R{δ} and z of every layer; ∂L/∂a and R{∂L/∂a} of one layer; a row of zeros and one
+# for what nobody wants; the training workspace.
 
 cdef enum:
     RATE_OF_Z = 0
     RATE_OF_A = 1
     RATE_OF_DELTA = 2
+    Z_ITSELF = 3  # where σ' takes it: in the training workspace δ comes in its place
+    N_KEPT = 4
     ADD = SGD  # θ ← θ − αg with α = −1: adds a gradient to what is stored
 
 
@@ -586,7 +588,7 @@ cdef Product product_of(
 ) noexcept nogil:
     """Divide the workspace."""
     cdef Product product
-    cdef Py_ssize_t index, size = 3 * outputs_size(net, net.n_layers, n, workspace)
+    cdef Py_ssize_t index, size = N_KEPT * outputs_size(net, net.n_layers, n, workspace)
     product.vector, product.out, product.rates, product.widest = vector, out, workspace, 0
     for index in range(net.n_layers):
         product.widest = max(product.widest, padded(layer_of(net, index)[N_OUT], workspace))
@@ -600,7 +602,7 @@ cdef inline Matrix rate_of(
     const Network* net, const Product* product, int kind_of_rate, Py_ssize_t index, Py_ssize_t n,
     floating* kind,
 ) noexcept nogil:
-    """Return the place of R{z}, R{a} or R{δ} of a layer."""
+    """Return the place of R{z}, R{a}, R{δ} or z of a layer."""
     cdef Py_ssize_t columns = layer_of(net, index)[N_OUT]
     cdef Py_ssize_t offset = kind_of_rate * outputs_size(net, net.n_layers, n, kind)
     offset += outputs_size(net, index, n, kind)
@@ -612,7 +614,7 @@ cdef inline Matrix buffer_of(
     Py_ssize_t n, floating* kind,
 ) noexcept nogil:
     """Return one of two matrices, as wide as asked for; after them are two rows of zeros."""
-    cdef Py_ssize_t offset = 3 * outputs_size(net, net.n_layers, n, kind)
+    cdef Py_ssize_t offset = N_KEPT * outputs_size(net, net.n_layers, n, kind)
     offset += number * n * product.widest
     return matrix_at(product.rates, offset, n, columns, product.widest, kind)
 
@@ -640,7 +642,7 @@ cdef void add_rows(Matrix source, Matrix to, floating* kind) noexcept nogil:
 
 
 cdef void add_bend(
-    Matrix y, Matrix grad, Matrix rate, int activation, floating alpha, Matrix to
+    Matrix y_or_z, Matrix grad, Matrix rate, int activation, floating alpha, Matrix to
 ) noexcept nogil:
     """Add ∂L/∂a ⊙ σ'' ⊙ R{z}, which overwrites the first."""
     cdef Py_ssize_t row, j
@@ -652,7 +654,8 @@ cdef void add_bend(
         r = <const floating*> rate.data + row * rate.stride
         sink = <floating*> to.data + row * to.stride
         apply_second_derivative(
-            <const floating*> y.data + row * y.stride, bend, y.columns, activation, alpha, bend
+            <const floating*> y_or_z.data + row * y_or_z.stride, to.columns, activation, alpha,
+            bend,
         )
         for j in range(to.columns):
             sink[j] += bend[j] * r[j]
@@ -665,9 +668,44 @@ cdef void loss_curvatures_of_rows(
     for row in range(output.rows):
         loss_curvature(
             <const floating*> output.data + row * output.stride, target_of(batch, row, kind),
-            output.columns, &batch.loss, <floating> share_of(batch, row, kind),
-            <const floating*> r.data + row * r.stride, <floating*> out.data + row * out.stride,
+            label_of(batch, row), output.columns, &batch.loss,
+            <floating> share_of(batch, row, kind), <const floating*> r.data + row * r.stride,
+            <floating*> out.data + row * out.stride,
         )
+
+
+cdef inline Matrix kept_of(
+    const Network* net, const Product* product, Py_ssize_t index, Py_ssize_t first,
+    Py_ssize_t last, Py_ssize_t n, floating* kind,
+) noexcept nogil:
+    """Return this thread's rows of what a layer's σ' and σ'' take, y or z."""
+    if takes_z(activation_of(net, index)):
+        return rows_between(rate_of(net, product, Z_ITSELF, index, n, kind), first, last, kind)
+    return rows_between(
+        output_of(net, index, n, False, <floating*> product.workspace), first, last, kind
+    )
+
+
+cdef void keep_z(
+    const Network* net, const Product* product, Py_ssize_t first, Py_ssize_t last,
+    Py_ssize_t n, floating* kind,
+) noexcept nogil:
+    """Keep z before δ takes its place; in the last layer, where z took that of y, restore y."""
+    cdef Py_ssize_t index, row, top = net.n_layers - 1
+    cdef Matrix z, kept
+    for index in range(net.n_layers):
+        if not takes_z(activation_of(net, index)):
+            continue
+        z = output_of(net, index, n, index < top, <floating*> product.workspace)
+        z = rows_between(z, first, last, kind)
+        kept = kept_of(net, product, index, first, last, n, kind)
+        for row in range(z.rows):
+            copy_row(
+                <const floating*> z.data + row * z.stride, z.columns,
+                <floating*> kept.data + row * kept.stride,
+            )
+        if index == top:
+            activate_rows(kept, activation_of(net, top), <floating> alpha_of(net, top), z)
 
 
 cdef void rates_forward(
@@ -700,8 +738,8 @@ cdef void rates_forward(
             rate_of(net, product, RATE_OF_A, index, n, panel), first, last, panel
         )
         differentiate_rows(
-            y, rate, layer_of(net, index)[ACTIVATION], <floating> alpha_of(net, index),
-            rate_of_source,
+            kept_of(net, product, index, first, last, n, panel), rate, activation_of(net, index),
+            <floating> alpha_of(net, index), rate_of_source,
         )
         source = y
 
@@ -714,7 +752,7 @@ cdef void rates_backward(
     cdef Py_ssize_t n = batch.x.rows, index, columns = layer_of(net, net.n_layers - 1)[N_OUT]
     cdef floating* workspace = <floating*> product.workspace
     cdef Data part = part_of(batch, first, last, panel)
-    cdef Matrix grad, grad_rate, y, delta, delta_rate, more
+    cdef Matrix grad, grad_rate, y, known, delta, delta_rate, more
     cdef const int64_t* layer
     cdef floating alpha
     grad = rows_between(buffer_of(net, product, 0, columns, n, panel), first, last, panel)
@@ -727,14 +765,13 @@ cdef void rates_backward(
     loss_curvatures_of_rows(&part, y, rows_between(more, first, last, panel), grad_rate, panel)
     for index in range(net.n_layers - 1, -1, -1):
         layer, alpha = layer_of(net, index), <floating> alpha_of(net, index)
-        y = rows_between(output_of(net, index, n, False, workspace), first, last, panel)
+        known = kept_of(net, product, index, first, last, n, panel)
         delta_rate = rate_of(net, product, RATE_OF_DELTA, index, n, panel)
         delta_rate = rows_between(delta_rate, first, last, panel)
-        differentiate_rows(y, grad_rate, layer[ACTIVATION], alpha, delta_rate)
+        differentiate_rows(known, grad_rate, layer[ACTIVATION], alpha, delta_rate)
         more = rate_of(net, product, RATE_OF_Z, index, n, panel)
-        add_bend(
-            y, grad, rows_between(more, first, last, panel), layer[ACTIVATION], alpha, delta_rate
-        )
+        more = rows_between(more, first, last, panel)
+        add_bend(known, grad, more, layer[ACTIVATION], alpha, delta_rate)
         if not index:
             return
         delta = rows_between(output_of(net, index, n, True, workspace), first, last, panel)
@@ -800,7 +837,9 @@ cdef void hessian_product(
     cdef floating* workspace = <floating*> product.workspace
     cdef floating* panel = panel_of_thread(net, n, workspace, thread)
     if first < last:
-        sweep_rows(net, batch, first, last, workspace, panel)
+        sweep_up(net, batch, first, last, workspace, panel, 0, 1)
+        keep_z(net, product, first, last, n, panel)
+        sweep_down(net, batch, first, last, workspace, panel, 0, 1)
         rates_forward(net, batch, product, first, last, panel)
         rates_backward(net, batch, product, first, last, panel)
     team_barrier()

@@ -400,6 +400,71 @@ def _tanh_curvature(y, grad):
 
 
 @_inline
+def _silu_curvature(z, grad):
+    s, rest = _sigmoid(z), _sigmoid(-z)
+    return grad * s * rest * (TWO + _bounded(z) * (rest - s))
+
+
+@_inline
+def _elu_curvature(y, grad, alpha):
+    return grad * (ZERO if y > ZERO else y + alpha)
+
+
+@_inline
+def _celu_curvature(y, grad, alpha):
+    return grad * (ZERO if y > ZERO else (y / alpha + ONE) / alpha)
+
+
+@_inline
+def _selu_curvature(y, grad):
+    return grad * (ZERO if y > ZERO else y + _like(y, SELU_SCALE * SELU_ALPHA))
+
+
+@_inline
+def _gelu_curvature(z, grad):
+    x = _bounded(z)
+    return grad * _like(z, math.exp(-0.5 * x * x) / SQRT_2PI) * (TWO - x * x)
+
+
+@_inline
+def _gelu_tanh_curvature(z, grad):
+    x = _bounded(z)
+    u = _like(z, SQRT_2_OVER_PI) * (x + _like(z, GELU_CUBE) * (x * x * x))
+    slope = _like(z, SQRT_2_OVER_PI) * (ONE + _like(z, 3 * GELU_CUBE) * (x * x))
+    bend = _like(z, 6 * SQRT_2_OVER_PI * GELU_CUBE) * x
+    s, rest = _sigmoid(TWO * u), _sigmoid(-TWO * u)
+    steepness = TWO * slope
+    inner = steepness * steepness * (rest - s) + TWO * bend
+    return grad * s * rest * (TWO * steepness + x * inner)
+
+
+@_inline
+def _mish_curvature(z, grad):
+    x = TWO * NEAR_ONE if z > TWO * NEAR_ONE else _floored(z)
+    e = math.exp(x)
+    n = e * (e + TWO)
+    w = TWO * TWO * e * ((ONE + e) / (n + TWO)) / (n + TWO)
+    return grad * w * (TWO + x * ((ONE - TWO * e * (n / (n + TWO))) / (ONE + e)))
+
+
+@_inline
+def _softplus_curvature(z, grad, beta):
+    x = beta * z
+    return grad * (ZERO if x > NEAR_ONE else beta * (_sigmoid(x) * _sigmoid(-x)))
+
+
+@_inline
+def _softsign_curvature(y, grad):
+    rest = ONE - abs(y)
+    return -TWO * grad * _sign(y) * (rest * rest * rest)
+
+
+@_inline
+def _hard_swish_curvature(z, grad):
+    return grad / THREE if -THREE < z < THREE else ZERO * grad
+
+
+@_inline
 def _sgd(theta, grad, scalars):
     learning_rate, decay = scalars
     return theta - learning_rate * (grad + decay * theta)
@@ -509,11 +574,6 @@ def _nadam(theta, grad, first, second, rates, of_step):
     second = beta2 * second + rest2 * (grad * grad)
     change = gradient_rate * grad + moment_rate * first
     return theta - change / (math.sqrt(second / correction2) + eps), first, second
-
-
-@_inline
-def _sign(z):
-    return ONE if z > ZERO else (-ONE if z < ZERO else z)  # NaN stays
 
 
 @_inline
@@ -946,19 +1006,50 @@ def _apply_derivative(y_or_z, activation, alpha, grad):
 
 
 @_inner
-def _activate_curvature(y, grad, activation, alpha, out):
-    """Multiply every element of a gradient by σ''; `out` may be `grad`."""
-    for i in range(out.shape[0]):
-        y_row, grad_row, out_row = _row(y, i), _row(grad, i), _row(out, i)
+def _apply_second_derivative(y_or_z, activation, alpha, grad):
+    """Multiply every element of a gradient by σ'', in place."""
+    alpha = grad.dtype.type(alpha)
+    for i in range(grad.shape[0]):
+        known, grad_row = _row(y_or_z, i), _row(grad, i)
         if activation == SIGMOID:
-            for j in range(out_row.size):
-                out_row[j] = _sigmoid_curvature(y_row[j], grad_row[j])
+            for j in range(grad_row.size):
+                grad_row[j] = _sigmoid_curvature(known[j], grad_row[j])
         elif activation == TANH:
-            for j in range(out_row.size):
-                out_row[j] = _tanh_curvature(y_row[j], grad_row[j])
-        else:
-            for j in range(out_row.size):
-                out_row[j] = ZERO * grad_row[j]
+            for j in range(grad_row.size):
+                grad_row[j] = _tanh_curvature(known[j], grad_row[j])
+        elif activation == SILU:
+            for j in range(grad_row.size):
+                grad_row[j] = _silu_curvature(known[j], grad_row[j])
+        elif activation == ELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _elu_curvature(known[j], grad_row[j], alpha)
+        elif activation == CELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _celu_curvature(known[j], grad_row[j], alpha)
+        elif activation == SELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _selu_curvature(known[j], grad_row[j])
+        elif activation == GELU:
+            for j in range(grad_row.size):
+                grad_row[j] = _gelu_curvature(known[j], grad_row[j])
+        elif activation == GELU_TANH:
+            for j in range(grad_row.size):
+                grad_row[j] = _gelu_tanh_curvature(known[j], grad_row[j])
+        elif activation == MISH:
+            for j in range(grad_row.size):
+                grad_row[j] = _mish_curvature(known[j], grad_row[j])
+        elif activation == SOFTPLUS:
+            for j in range(grad_row.size):
+                grad_row[j] = _softplus_curvature(known[j], grad_row[j], alpha)
+        elif activation == SOFTSIGN:
+            for j in range(grad_row.size):
+                grad_row[j] = _softsign_curvature(known[j], grad_row[j])
+        elif activation == HARD_SWISH:
+            for j in range(grad_row.size):
+                grad_row[j] = _hard_swish_curvature(known[j], grad_row[j])
+        else:  # piecewise linear
+            for j in range(grad_row.size):
+                grad_row[j] = ZERO * grad_row[j]
 
 
 @_inner
@@ -1187,6 +1278,32 @@ def _binary_cross_entropy_curvature(o, t, parameters, share, r, out):
 
 
 @_inner
+def _gaussian_nll_curvature(o, t, share, r, out):
+    k = o.size // 2
+    for j in range(k):
+        precision = math.exp(-HALF * o[k + j])
+        residual, scaled = (o[j] - t[j]) * precision, precision * r[j]
+        out[j] = share * (precision * (scaled - residual * r[k + j]))
+        out[k + j] = share * (residual * (HALF * residual * r[k + j] - scaled))
+
+
+@_inner
+def _squared_hinges_curvature(o, t, label, share, r, out):
+    """Carry on to the outputs how r moves the margins 1 − t o, or 1 + o − o_label, above 0."""
+    if label < 0:
+        for j in range(o.size):
+            product = share * (TWO * t[j] * t[j] * r[j])
+            out[j] = product if ONE - t[j] * o[j] > ZERO else ZERO
+        return
+    total = o.dtype.type(0)
+    for j in range(o.size):
+        product = share * (TWO * (r[j] - r[label]))
+        out[j] = product if ONE + (o[j] - o[label]) > ZERO else ZERO
+        total += out[j] if j != label else ZERO
+    out[label] = -total
+
+
+@_inner
 def _loss_curvature(o, t, label, loss, parameters, share, r, out):
     """Store share · ∂²L/∂o² · r of one sample; a share of 0 gives 0."""
     of_one = share / o.dtype.type(o.size)  # of one output in the mean
@@ -1196,8 +1313,19 @@ def _loss_curvature(o, t, label, loss, parameters, share, r, out):
         _cross_entropy_curvature(o, t, label, o.dtype.type(parameters[0]), share, r, out)
     elif loss == BINARY_CROSS_ENTROPY:
         _binary_cross_entropy_curvature(o, t, parameters, of_one, r, out)
-    else:
-        scale = share if loss == QUADRATIC else TWO * of_one
+    elif loss == HUBER:
+        delta = o.dtype.type(parameters[0])
+        for j in range(out.size):
+            out[j] = of_one * r[j] if abs(o[j] - t[j]) < delta else ZERO * r[j]
+    elif loss == POISSON:
+        for j in range(out.size):
+            out[j] = of_one * (math.exp(o[j]) * r[j])
+    elif loss == GAUSSIAN_NLL:
+        _gaussian_nll_curvature(o, t, TWO * of_one, r, out)
+    elif loss == SQUARED_HINGE:
+        _squared_hinges_curvature(o, t, label, of_one, r, out)
+    else:  # squares, or piecewise linear
+        scale = share if loss == QUADRATIC else TWO * of_one if loss == MSE else ZERO
         for j in range(out.size):
             out[j] = scale * r[j]
 
@@ -2411,7 +2539,7 @@ def network_fair_difference_gradient(
 
 # --- Hessian times vector -----------------------------------------------------------------
 # R{f} is the derivative of f along the vector. The workspace holds, in this order: R{z},
-# R{a} and R{δ} of every layer; ∂L/∂a and R{∂L/∂a} of one layer; the training workspace.
+# R{a}, R{δ} and z of every layer; ∂L/∂a and R{∂L/∂a} of one layer; the training workspace.
 
 
 @_inner
@@ -2425,7 +2553,7 @@ def _outputs_size(layers, n_layers, n_rows, itemsize):
 
 @_inner
 def _rate_of(layers, kind, layer, n_rows, workspace):
-    """Return the place of R{z} (kind 0), R{a} (1) or R{δ} (2) of a layer."""
+    """Return the place of R{z} (kind 0), R{a} (1), R{δ} (2) or z (3) of a layer."""
     start = kind * _outputs_size(layers, layers.shape[0], n_rows, workspace.itemsize)
     start += _outputs_size(layers, layer, n_rows, workspace.itemsize)
     n_out = layers[layer, N_OUT]
@@ -2440,6 +2568,28 @@ def _add(matrix, to):
             sink[j] += source[j]
 
 
+@_inline
+def _kept_of(layers, layer, n_rows, rates, workspace):
+    """Return what a layer's σ' and σ'' take, y or z."""
+    if _takes_z(layers[layer, ACTIVATION]):
+        return _rate_of(layers, 3, layer, n_rows, rates)
+    return _activation_of(layers, layer, n_rows, workspace)
+
+
+@_inner
+def _keep_z(layers, settings, parameters, x, rates, workspace):
+    """Compute z again where δ has taken its place; in the last layer, where z took y's, y."""
+    n_rows, top, below = x.shape[0], layers.shape[0] - 1, x
+    for layer in range(top + 1):
+        y, activation = _activation_of(layers, layer, n_rows, workspace), layers[layer, ACTIVATION]
+        if _takes_z(activation):
+            z = _rate_of(layers, 3, layer, n_rows, rates)
+            _run_layer(layers, settings, parameters, layer, LINEAR, below, z)
+            if layer == top:
+                _activate(z, activation, settings[layer, ALPHA], y)
+        below = y
+
+
 @_inner
 def _rates_forward(layers, settings, parameters, vector, x, rates, workspace):
     """Compute R{z} = W R{a} + V a + c and R{a} = σ'(z) R{z} of every layer."""
@@ -2452,9 +2602,10 @@ def _rates_forward(layers, settings, parameters, vector, x, rates, workspace):
             weight = _weight_of(layers, layer, parameters)
             _multiply_add(_rate_of(layers, 1, layer - 1, n_rows, rates), weight, rate)
         below = _activation_of(layers, layer, n_rows, workspace)
+        known = _kept_of(layers, layer, n_rows, rates, workspace)
         out = _rate_of(layers, 1, layer, n_rows, rates)
         _copy_rows(rate, out)
-        _apply_derivative(below, layers[layer, ACTIVATION], settings[layer, ALPHA], out)
+        _apply_derivative(known, layers[layer, ACTIVATION], settings[layer, ALPHA], out)
 
 
 @_inline
@@ -2471,13 +2622,13 @@ def _rates_backward(layers, settings, parameters, vector, grad, grad_rate, rates
     panel = _panels_of(layers, n_rows, workspace)
     for layer in range(layers.shape[0] - 1, -1, -1):
         n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
-        y = _activation_of(layers, layer, n_rows, workspace)
+        known = _kept_of(layers, layer, n_rows, rates, workspace)
         activation, alpha = layers[layer, ACTIVATION], settings[layer, ALPHA]
         top, top_rate = _block(grad, 0, n_rows, 0, n_out), _block(grad_rate, 0, n_rows, 0, n_out)
         delta_rate = _rate_of(layers, 2, layer, n_rows, rates)
         _copy_rows(top_rate, delta_rate)
-        _apply_derivative(y, activation, alpha, delta_rate)
-        _activate_curvature(y, top, activation, alpha, top)
+        _apply_derivative(known, activation, alpha, delta_rate)
+        _apply_second_derivative(known, activation, alpha, top)
         rate = _rate_of(layers, 0, layer, n_rows, rates)
         for i in range(n_rows):
             for j in range(n_out):
@@ -2533,13 +2684,14 @@ def network_hessian_product(
     widest = 0
     for layer in range(top + 1):
         widest = max(widest, row_stride(layers[layer, N_OUT], workspace.itemsize))
-    grad = _matrix(workspace, 3 * size, n_rows, widest, widest)
-    grad_rate = _matrix(workspace, 3 * size + n_rows * widest, n_rows, widest, widest)
-    start = 3 * size + 2 * n_rows * widest
+    grad = _matrix(workspace, 4 * size, n_rows, widest, widest)
+    grad_rate = _matrix(workspace, 4 * size + n_rows * widest, n_rows, widest, widest)
+    start = 4 * size + 2 * n_rows * widest
     training = _vector(workspace, start, workspace.size - start)
     objective, no_order = (loss, _as_vector(loss_parameters)), _as_vector(NO_INDICES)
     n_useful = _useful_threads(n_threads, n_rows * parameters.size)
     _sweep(network, data, no_order, objective, training, n_useful)
+    _keep_z(*network, data[0], workspace, training)
     _rates_forward(*network, direction, data[0], workspace, training)
     output = _activation_of(layers, top, n_rows, training)
     scale = _share_scale(data[3], no_order, n_rows)

@@ -330,11 +330,11 @@ def hessian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_thr
     Returns
     -------
     int
-        The training workspace; R{z}, R{a} and R{δ} of every layer; two matrices and two
+        The training workspace; R{z}, R{a}, R{δ} and z of every layer; two matrices and two
         rows as wide as the widest layer.
     """
     strides = [row_stride(int(n), itemsize) for n in layers[:, N_OUT]]
-    more = n_rows * (3 * sum(strides) + 2 * max(strides)) + 2 * max(strides)
+    more = n_rows * (4 * sum(strides) + 2 * max(strides)) + 2 * max(strides)
     return training_workspace_size(layers, n_rows, itemsize, n_threads) + more
 
 

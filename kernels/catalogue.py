@@ -8,7 +8,7 @@ the standard library is imported here, so that ``setup.py`` can load this file a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = [
     "ACTIVATIONS",
@@ -64,7 +64,7 @@ class Activation:
     source : str
         Where the function comes from.
     second_derivative : str or None
-        σ''(z), written in y; None if the kernels lack it.
+        σ''(z), written in y where ``from_output`` is true; None if the kernels lack it.
     """
 
     name: str
@@ -107,8 +107,8 @@ class Loss:
         They come in blocks: first one output for each number of the target, then the next.
     takes_logits : bool
         Whether the loss applies softmax or sigmoid to the outputs.
-    curvature : str or None
-        The product of the Hessian ∂²L/∂o² with a vector r; None if the kernels lack it.
+    curvature : str
+        The product of the Hessian ∂²L/∂o² with a vector r.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Loss:
     parameters: tuple[str, ...] = ()
     outputs_per_target: int | None = 1
     takes_logits: bool = False
-    curvature: str | None = None
+    curvature: str = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,7 @@ ACTIVATIONS = (
         initializer="he_normal",
         aliases=("swish",),
         source="Elfwing, Uchibe, Doya: Sigmoid-weighted linear units, arXiv:1702.03118",
+        second_derivative="s (1 − s) (2 + z (1 − 2s))",
     ),
     Activation(
         "elu",
@@ -226,6 +227,7 @@ ACTIVATIONS = (
         initializer="he_normal",
         kinks=(0,),
         source="Clevert, Unterthiner, Hochreiter: ELUs, ICLR 2016, arXiv:1511.07289",
+        second_derivative="0 if y > 0 else y + α",
     ),
     Activation(
         "celu",
@@ -237,6 +239,7 @@ ACTIVATIONS = (
         initializer="he_normal",
         kinks=(0,),
         source="Barron: Continuously differentiable ELUs, arXiv:1704.07483",
+        second_derivative="0 if y > 0 else (y/α + 1) / α",
     ),
     Activation(
         "selu",
@@ -246,6 +249,7 @@ ACTIVATIONS = (
         initializer="lecun_normal",
         kinks=(0,),
         source="Klambauer et al.: Self-normalizing neural networks, arXiv:1706.02515",
+        second_derivative="0 if y > 0 else y + λ a",
     ),
     Activation(
         "gelu",
@@ -255,6 +259,7 @@ ACTIVATIONS = (
         from_output=False,
         initializer="he_normal",
         source="Hendrycks, Gimpel: Gaussian error linear units, arXiv:1606.08415",
+        second_derivative="(2 − z²) exp(−z²/2) / √(2π)",
     ),
     Activation(
         "gelu_tanh",
@@ -264,6 +269,7 @@ ACTIVATIONS = (
         from_output=False,
         initializer="he_normal",
         source="Hendrycks, Gimpel: Gaussian error linear units, section 2",
+        second_derivative="s (1 − s) (4u' + z (4u'² (1 − 2s) + 2u'')), s of 2u",
     ),
     Activation(
         "mish",
@@ -273,6 +279,7 @@ ACTIVATIONS = (
         from_output=False,
         initializer="he_normal",
         source="Misra: Mish, BMVC 2020, arXiv:1908.08681",
+        second_derivative="w (2 + z ((1 − s) − 2ts)), w = (1 − t²) s, s = 1 / (1 + exp(−z))",
     ),
     Activation(
         "softplus",
@@ -284,6 +291,7 @@ ACTIVATIONS = (
         alpha_range="(0, inf)",
         initializer="he_normal",
         source="Dugas et al.: Incorporating second-order functional knowledge, NIPS 2000",
+        second_derivative="α s (1 − s), s = 1 / (1 + exp(−α z)); 0 where α z > 20",
     ),
     Activation(
         "softsign",
@@ -292,6 +300,7 @@ ACTIVATIONS = (
         "(1 − |y|)²",
         kinks=(0,),
         source="Glorot, Bengio: Training deep feedforward neural networks, AISTATS 2010",
+        second_derivative="−2 sign(y) (1 − |y|)³",
     ),
     Activation(
         "relu6",
@@ -320,6 +329,7 @@ ACTIVATIONS = (
         from_output=False,
         kinks=(-3, 3),
         source="Howard et al.: MobileNetV3, ICCV 2019, section 5.2",
+        second_derivative="0",
     ),
     Activation(
         "hard_swish",
@@ -330,6 +340,7 @@ ACTIVATIONS = (
         initializer="he_normal",
         kinks=(-3, 3),
         source="Howard et al.: MobileNetV3, ICCV 2019, section 5.2",
+        second_derivative="1/3 if −3 < z < 3 else 0",
     ),
 )
 
@@ -357,19 +368,21 @@ LOSSES = (
         takes_logits=True,
         curvature="1/n_out (1 + (p − 1) t) ⊙ s ⊙ (1 − s) ⊙ r, s = σ(o)",
     ),
-    Loss("mae", 4, "1/n_out Σⱼ |oⱼ − tⱼ|"),
+    Loss("mae", 4, "1/n_out Σⱼ |oⱼ − tⱼ|", curvature="0"),
     Loss(
         "huber",
         5,
         "1/n_out Σⱼ (½ dⱼ² if |dⱼ| < δ else δ (|dⱼ| − ½ δ)) with d = o − t",
         parameters=("delta",),
+        curvature="1/n_out (rⱼ if |dⱼ| < δ else 0)",
     ),
-    Loss("poisson", 6, "1/n_out Σⱼ (exp(oⱼ) − tⱼ oⱼ)", "counts"),
+    Loss("poisson", 6, "1/n_out Σⱼ (exp(oⱼ) − tⱼ oⱼ)", "counts", curvature="1/n_out exp(o) ⊙ r"),
     Loss(
         "gaussian_nll",
         7,
         "1/k Σⱼ ½ (sⱼ + (mⱼ − tⱼ)² exp(−sⱼ)) for k targets and o = (m₁ … mₖ, s₁ … sₖ)",
         outputs_per_target=2,
+        curvature="1/k (exp(−s) ⊙ (p − d ⊙ q), exp(−s) ⊙ d ⊙ (½ d ⊙ q − p)), d = m − t, r = (p, q)",
     ),
     Loss(
         "pinball",
@@ -377,14 +390,22 @@ LOSSES = (
         "1/n_out Σᵢⱼ max(τᵢ dᵢⱼ, (τᵢ − 1) dᵢⱼ) with dᵢⱼ = tⱼ − oᵢⱼ",
         parameters=("quantiles",),
         outputs_per_target=None,
+        curvature="0",
     ),
     Loss(
         "hinge",
         9,
         "1/n_out Σⱼ max(1 − tⱼ oⱼ, 0); for a label c, 1/n_out Σⱼ≠c max(1 + oⱼ − o_c, 0)",
         "labels or signs",
+        curvature="0",
     ),
-    Loss("squared_hinge", 10, "as hinge, each maximum squared", "labels or signs"),
+    Loss(
+        "squared_hinge",
+        10,
+        "as hinge, each maximum squared",
+        "labels or signs",
+        curvature="2/n_out Σₖ ∇mₖ (∇mₖ · r) over the margins m > 0",
+    ),
 )
 
 # Shrinkage is decoupled weight decay, αλ; all begin with g ← g + λθ and θ ← θ − shrinkage θ

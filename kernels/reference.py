@@ -65,11 +65,18 @@ Indices = NDArray[np.int64]
 
 # --- Scalar functions: one for σ and one for grad · σ', one for L and one for ∂L/∂o ------
 # The catalogue says whether σ' is taken from y or from z. At z = ±inf functions have their
-# limits, 0 · inf included.
+# limits, 0 · inf included. σ and L take complex numbers, too, for complex steps: NumPy orders
+# them by their real parts, then by the imaginary ones, so a piece of σ or of L is the one on
+# the side that the step goes to, and each piece is analytic.
+
+
+def _magnitude(z: Array) -> Array:
+    """Return |z|, and of complex numbers ±z, analytic on either side of 0."""
+    return np.where(z < 0, -z, z) if np.iscomplexobj(z) else np.abs(z)
 
 
 def _sigmoid(z: Array) -> Array:
-    small = np.exp(-np.abs(z))
+    small = np.exp(-_magnitude(z))
     return np.where(z < 0, small, 1) / (1 + small)
 
 
@@ -96,7 +103,10 @@ _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 
 def _normal_cdf(z: Array) -> Array:
-    return 0.5 * _erfc(-z.astype(np.float64) / math.sqrt(2))
+    """Return Φ in float64; of complex numbers to first order in the imaginary part."""
+    x = z.real.astype(np.float64)
+    value = 0.5 * _erfc(-x / math.sqrt(2))
+    return value + 1j * z.imag * _normal_density(x) if np.iscomplexobj(z) else value
 
 
 def _normal_density(z: Array) -> Array:
@@ -136,12 +146,12 @@ def _mish_gradient(z: Array, grad: Array) -> Array:
 
 def _softplus(z: Array, beta: float) -> Array:
     x = beta * z
-    return np.where(x > 20, z, (np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))) / beta)
+    return np.where(x > 20, z, (np.maximum(x, 0) + np.log1p(np.exp(-_magnitude(x)))) / beta)
 
 
 def _softsign(z: Array) -> Array:
-    size = np.minimum(np.abs(z), 2.0**60)  # beside which 1 is nothing
-    return np.copysign(size / (1 + size), z)
+    z = np.clip(z, -(2.0**60), 2.0**60)  # beside which 1 is nothing
+    return z / (1 + _magnitude(z))
 
 
 def _hard_sigmoid(z: Array) -> Array:
@@ -198,6 +208,41 @@ ACTIVATION_GRADIENTS = {
     CODES["HARD_SWISH"]: lambda z, grad, alpha: _hard_swish_gradient(z, grad),
 }
 
+
+def _silu_curvature(z: Array, grad: Array) -> Array:
+    s, rest = _sigmoid(z), _sigmoid(-z)
+    return grad * s * rest * (2 + _bounded(z) * (rest - s))
+
+
+def _gelu_curvature(z: Array, grad: Array) -> Array:
+    x = _bounded(z)
+    return grad * _normal_density(x) * (2 - x * x)
+
+
+def _gelu_tanh_curvature(z: Array, grad: Array) -> Array:
+    z = _bounded(z)
+    u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z**2)
+    bend = math.sqrt(2 / math.pi) * 6 * 0.044715 * z
+    s, rest = _sigmoid(2 * u), _sigmoid(-2 * u)
+    return grad * s * rest * (4 * slope + z * (4 * slope**2 * (rest - s) + 2 * bend))
+
+
+def _mish_curvature(z: Array, grad: Array) -> Array:
+    # With e = exp(z): w = 4e (1 + e) / (n + 2)², t = n / (n + 2), s = e / (1 + e). From
+    # z = 40 on it is nothing beside a second derivative of 1.
+    z = _bounded(z, 40)
+    e = np.exp(z)
+    n = e * (e + 2)
+    w = 4 * e * ((1 + e) / (n + 2)) / (n + 2)
+    return grad * w * (2 + z * ((1 - 2 * e * (n / (n + 2))) / (1 + e)))
+
+
+def _softplus_curvature(z: Array, grad: Array, beta: float) -> Array:
+    x = beta * z
+    return grad * np.where(x > 20, 0, beta * (_sigmoid(x) * _sigmoid(-x)))
+
+
 #: grad ⊙ σ''
 ACTIVATION_CURVATURES = {
     CODES["IDENTITY"]: lambda y, grad, alpha: 0 * grad,
@@ -205,8 +250,19 @@ ACTIVATION_CURVATURES = {
     CODES["LEAKY_RELU"]: lambda y, grad, alpha: 0 * grad,
     CODES["SIGMOID"]: lambda y, grad, alpha: grad * (y * (1 - y)) * (1 - 2 * y),
     CODES["TANH"]: lambda y, grad, alpha: -2 * y * (grad * (1 - y * y)),
+    CODES["SILU"]: lambda z, grad, alpha: _silu_curvature(z, grad),
+    CODES["ELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 0, y + alpha),
+    CODES["CELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 0, (y / alpha + 1) / alpha),
+    CODES["SELU"]: lambda y, grad, alpha: grad * np.where(y > 0, 0, y + SELU_SCALE * SELU_ALPHA),
+    CODES["GELU"]: lambda z, grad, alpha: _gelu_curvature(z, grad),
+    CODES["GELU_TANH"]: lambda z, grad, alpha: _gelu_tanh_curvature(z, grad),
+    CODES["MISH"]: lambda z, grad, alpha: _mish_curvature(z, grad),
+    CODES["SOFTPLUS"]: _softplus_curvature,
+    CODES["SOFTSIGN"]: lambda y, grad, alpha: -2 * grad * np.sign(y) * (1 - np.abs(y)) ** 3,
     CODES["RELU6"]: lambda y, grad, alpha: 0 * grad,
     CODES["HARD_TANH"]: lambda y, grad, alpha: 0 * grad,
+    CODES["HARD_SIGMOID"]: lambda z, grad, alpha: 0 * grad,
+    CODES["HARD_SWISH"]: lambda z, grad, alpha: np.where((z > -3) & (z < 3), grad / 3, 0 * grad),
 }
 
 
@@ -245,7 +301,7 @@ def _positive_weights(parameters: Array) -> Array | float:
 
 def _binary_cross_entropy(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
     # −log σ(o) and −log(1 − σ(o)), neither of which is negative: nothing cancels.
-    small = np.log1p(np.exp(-np.abs(o)))
+    small = np.log1p(np.exp(-_magnitude(o)))
     yes, no = np.maximum(-o, 0) + small, np.maximum(o, 0) + small
     return (_positive_weights(parameters) * t * yes + (1 - t) * no).mean(axis=1)
 
@@ -256,7 +312,7 @@ def _binary_cross_entropy_gradient(o: Array, t: Array, labels: Indices, paramete
 
 
 def _huber(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
-    distance = np.abs(o - t)
+    distance = _magnitude(o - t)
     cut = np.minimum(distance, parameters)
     return (cut * (distance - cut / 2)).mean(axis=1)
 
@@ -327,7 +383,7 @@ LOSS_VALUES: dict[int, Callable[[Array, Array, Indices, Array], Array]] = {
     CODES["MSE"]: lambda o, t, labels, p: np.square(o - t).mean(axis=1),
     CODES["CROSS_ENTROPY"]: _cross_entropy,
     CODES["BINARY_CROSS_ENTROPY"]: _binary_cross_entropy,
-    CODES["MAE"]: lambda o, t, labels, p: np.abs(o - t).mean(axis=1),
+    CODES["MAE"]: lambda o, t, labels, p: _magnitude(o - t).mean(axis=1),
     CODES["HUBER"]: _huber,
     CODES["POISSON"]: lambda o, t, labels, p: (np.exp(o) - t * o).mean(axis=1),
     CODES["GAUSSIAN_NLL"]: _gaussian_nll,
@@ -358,23 +414,58 @@ LOSS_GRADIENTS: dict[int, Callable[[Array, Array, Indices, Array], Array]] = {
 }
 
 
-def _cross_entropy_curvature(o: Array, target: Array, parameters: Array, r: Array) -> Array:
+Curvature = Callable[[Array, Array, Indices, Array, Array], Array]
+
+
+def _cross_entropy_curvature(
+    o: Array, target: Array, labels: Indices, parameters: Array, r: Array
+) -> Array:
     total = _smoothed(target, parameters).sum(axis=1, keepdims=True)
     s = _softmax(o)
     return total * s * (r - (s * r).sum(axis=1, keepdims=True))
 
 
-def _binary_cross_entropy_curvature(o: Array, t: Array, parameters: Array, r: Array) -> Array:
+def _binary_cross_entropy_curvature(
+    o: Array, t: Array, labels: Indices, parameters: Array, r: Array
+) -> Array:
     s = _sigmoid(o)
     return (1 + (_positive_weights(parameters) - 1) * t) * (s * (1 - s) / o.shape[1] * r)
 
 
-#: ∂²L/∂o² · r of (o, t, parameters, r); t as above.
-LOSS_CURVATURES: dict[int, Callable[[Array, Array, Array, Array], Array]] = {
-    CODES["QUADRATIC"]: lambda o, t, p, r: r,
-    CODES["MSE"]: lambda o, t, p, r: 2 / o.shape[1] * r,
+def _gaussian_nll_curvature(
+    o: Array, t: Array, labels: Indices, parameters: Array, r: Array
+) -> Array:
+    residual, _, precision = _standardised(o, t)
+    of_mean, of_log_variance = np.split(r, 2, axis=1)
+    scaled = precision * of_mean
+    products = (
+        precision * (scaled - residual * of_log_variance),
+        residual * (0.5 * residual * of_log_variance - scaled),
+    )
+    return np.concatenate(products, axis=1) / t.shape[1]
+
+
+def _squared_hinge_curvature(
+    o: Array, t: Array, labels: Indices, parameters: Array, r: Array
+) -> Array:
+    # r moves the margins 1 − t o by −t r, and 1 + o − o_label by r − r_label.
+    moved = r - r[np.arange(labels.size), labels][:, None] if labels.size else -t * r
+    return _hinge_gradient(np.where(_margins(o, t, labels) > 0, 2 * moved, 0), t, labels)
+
+
+#: ∂²L/∂o² · r of (o, t, labels, parameters, r); t as above.
+LOSS_CURVATURES: dict[int, Curvature] = {
+    CODES["QUADRATIC"]: lambda o, t, labels, p, r: r,
+    CODES["MSE"]: lambda o, t, labels, p, r: 2 / o.shape[1] * r,
     CODES["CROSS_ENTROPY"]: _cross_entropy_curvature,
     CODES["BINARY_CROSS_ENTROPY"]: _binary_cross_entropy_curvature,
+    CODES["MAE"]: lambda o, t, labels, p, r: 0 * r,
+    CODES["HUBER"]: lambda o, t, labels, p, r: np.where(np.abs(o - t) < p, r / o.shape[1], 0 * r),
+    CODES["POISSON"]: lambda o, t, labels, p, r: np.exp(o) / o.shape[1] * r,
+    CODES["GAUSSIAN_NLL"]: _gaussian_nll_curvature,
+    CODES["PINBALL"]: lambda o, t, labels, p, r: 0 * r,
+    CODES["HINGE"]: lambda o, t, labels, p, r: 0 * r,
+    CODES["SQUARED_HINGE"]: _squared_hinge_curvature,
 }
 
 
@@ -1030,7 +1121,8 @@ def _kept(layer: _Layer, shape: tuple[int, ...]) -> NDArray[np.bool]:
 def _moments(layer: _Layer, x: Array, shares: Array) -> tuple[Array, Array]:
     """Return mean and variance of each sample, or of each unit over the batch or in memory."""
     if layer.kind == CODES["LAYER_NORM"]:
-        return x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
+        mean = x.mean(axis=1, keepdims=True)
+        return mean, ((x - mean) ** 2).mean(axis=1, keepdims=True)
     if layer.kind == CODES["BATCH_NORM"]:
         return layer.statistics[0], layer.statistics[1]
     mean = shares @ x
@@ -1104,9 +1196,10 @@ def _penalized(layers: Indices, arena: Array) -> Iterator[tuple[int, Array]]:
 def _penalty(layers: Indices, settings: NDArray[np.float64], parameters: Array) -> float:
     """Return what the weights add to the loss, L1 Σ|w| + ½ L2 Σw²."""
     l1, l2 = settings[:, CODES["L1"]], settings[:, CODES["L2"]]
+    wide = np.result_type(parameters, np.float64)
     return sum(
-        l1[index] * float(np.abs(rows).sum(dtype=np.float64))
-        + l2[index] / 2 * float(np.square(rows, dtype=np.float64).sum())
+        l1[index] * _magnitude(rows).sum(dtype=wide).item()
+        + l2[index] / 2 * np.square(rows, dtype=wide).sum().item()
         for index, rows in _penalized(layers, parameters)
     )
 
@@ -1263,7 +1356,8 @@ def _mean_loss(
     each = np.empty(len(output), output.dtype)
     loss_forward(output, target, labels, loss, loss_parameters, each)
     share = _sample_shares(sample_weight.astype(np.float64), len(output), np.dtype(np.float64))
-    return float(np.where(share == 0, 0, share * each).sum())
+    mean: float = np.where(share == 0, 0, share * each).sum().item()  # complex for complex θ
+    return mean
 
 
 def _deltas(
@@ -1691,6 +1785,75 @@ def _clip(parts: list[Array], clip_value: float, clip_norm: float) -> None:
 # --- Other derivatives, on the same passes ------------------------------------------------
 
 
+def network_complex_difference_gradient(
+    layers: Indices,
+    settings: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
+    indices: Indices,
+    steps: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
+    """Differentiate by complex steps, Im L(θ + ih) / h, one forward pass for each weight.
+
+    No numbers are subtracted, so h may be so small that the error O(h²) vanishes, and what
+    is left is the rounding of L (Squire, Trapp, Using complex variables to estimate
+    derivatives of real functions, SIAM Review 40, 1998). L is an analytic function of θ
+    but at kinks; there this is the derivative from the right.
+
+    The one kernel that is only here: the others know no complex numbers.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 12)
+        The layer table.
+    settings : array of float64, shape (n_layers, 6)
+        The table of settings.
+    parameters : array of shape (n_elements,)
+        The arena; computed with in complex128, whatever its dtype.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights.
+    loss : int
+        Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
+    indices : array of int64, shape (n,)
+        Elements of the arena to differentiate by.
+    steps : array of float64, shape (n,)
+        h of each, above 0.
+    out : array of float64, shape (n,)
+        Receives the derivatives.
+    """
+    moved: Array = parameters.astype(np.complex128)
+    for position, (index, step) in enumerate(zip(indices, steps, strict=True)):
+        moved.imag[index] = step
+        value: complex = network_loss(
+            layers,
+            settings,
+            moved,
+            x,
+            target,
+            labels,
+            sample_weight,
+            loss,
+            loss_parameters,
+            moved,
+        )
+        moved.imag[index] = 0
+        out[position] = value.imag / step
+
+
 def network_input_gradient(
     layers: Indices,
     settings: NDArray[np.float64],
@@ -1935,7 +2098,7 @@ def network_hessian_product(
     - R{∂L/∂a} = ∂²L/∂o² R{o} at the top, Wᵀ R{δ} + Vᵀ δ below
     - R{∂L/∂b} = Σ R{δ}, R{∂L/∂W} = Σ R{δ} aᵀ + δ R{a}ᵀ
 
-    At kinks σ'' is 0.
+    Where σ' or ∂L/∂o has a kink, its derivative is that of one side, or 0.
 
     Parameters
     ----------
@@ -1970,7 +2133,7 @@ def network_hessian_product(
     deltas = _deltas(
         layers, settings, parameters, passed, target, labels, sample_weight, loss, loss_parameters
     )
-    outputs, _ = passed
+    outputs, known = passed
     views, directions = (list(_layer_views(layers, arena)) for arena in (parameters, vector))
     activations, alphas = layers[:, CODES["ACTIVATION"]], _alphas(settings)
     rates, z_rates = [np.zeros_like(x)], []  # R{a}, R{z}
@@ -1979,22 +2142,22 @@ def network_hessian_product(
     ):
         z_rates.append(rates[-1] @ weight + outputs[index] @ step + bias_step)
         rate = np.empty_like(z_rates[-1])
-        activation_backward(
-            outputs[index + 1], z_rates[-1], activations[index], alphas[index], rate
-        )
+        activation_backward(known[index], z_rates[-1], activations[index], alphas[index], rate)
         rates.append(rate)
     grad = np.empty_like(outputs[-1])
     loss_backward(outputs[-1], target, labels, sample_weight, loss, loss_parameters, grad)
     share = _sample_shares(sample_weight, len(x), x.dtype)[:, None]
     values = _as_values(target, labels, outputs[-1])
-    curved = LOSS_CURVATURES[loss](outputs[-1], values, loss_parameters.astype(x.dtype), rates[-1])
+    curved = LOSS_CURVATURES[loss](
+        outputs[-1], values, labels, loss_parameters.astype(x.dtype), rates[-1]
+    )
     grad_rate = np.where(share == 0, 0, share * curved)
     products = list(_layer_views(layers, out))
     for index in reversed(range(len(layers))):
-        y, curvature = outputs[index + 1], ACTIVATION_CURVATURES[activations[index]]
+        curvature, alpha = ACTIVATION_CURVATURES[activations[index]], alphas[index]
         delta_rate = np.empty_like(grad_rate)
-        activation_backward(y, grad_rate, activations[index], alphas[index], delta_rate)
-        delta_rate += curvature(y, grad, x.dtype.type(alphas[index])) * z_rates[index]
+        activation_backward(known[index], grad_rate, activations[index], alpha, delta_rate)
+        delta_rate += curvature(known[index], grad, x.dtype.type(alpha)) * z_rates[index]
         weight_product, bias_product, _ = products[index]
         weight_product[...] = outputs[index].T @ delta_rate + rates[index].T @ deltas[index]
         bias_product[...] = delta_rate.sum(axis=0)

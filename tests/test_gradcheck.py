@@ -199,6 +199,50 @@ def test_default_steps_suit_the_dtype(dtype):
         assert np.abs(estimate - exact).max() < 10 * np.finfo(dtype).eps ** power
 
 
+@pytest.mark.parametrize("loss", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_complex_steps_are_exact(backend, activation, loss):
+    for as_labels in (False, True)[: 1 + ("labels" in loss.row.target)]:
+        net, x, y = draw(activation, loss, 3, as_labels)
+        problem = x, y, loss, [1, 0, 2, 0.5, 3]
+        exact = fm.finite_difference_gradient(net, *problem, scheme="complex").to_vector()
+        with fm.use_backend(backend):
+            found = net.value_and_grad(*problem)[1].to_vector()
+        scale = np.maximum(np.abs(exact), np.sqrt(np.mean(exact**2)))
+        assert (np.abs(found - exact) / scale).max() < 1e-14
+
+
+def test_complex_steps_of_any_size_above_0_and_below_some():
+    net, x, y = draw("gelu", "cross_entropy", 3, as_labels=True)
+    exact = net.value_and_grad(x, y)[1].to_vector()
+    errors = [
+        np.abs(estimate.to_vector() - exact).max()
+        for estimate in (
+            fm.finite_difference_gradient(net, x, y, scheme="complex", step=step)
+            for step in (1e-2, 1e-3, 1e-9, 1e-100)
+        )
+    ]
+    assert errors[0] / errors[1] == pytest.approx(100, rel=0.1)
+    assert max(errors[2:]) < 1e-15
+
+
+def test_complex_steps_take_float64_and_the_entries_asked_for():
+    net, x, y = draw("tanh", "mse", 3, as_labels=False)
+    net, x, y = net.astype("float32"), x.astype("float32"), y.astype("float32")
+    exact = net.astype("float64").value_and_grad(x, y, "mse")[1].to_vector()
+    grad = fm.finite_difference_gradient(net, x, y, "mse", scheme="complex", entries=[30, 2])
+    found = grad.to_vector()
+    assert found.dtype == np.float32
+    assert np.isnan(np.delete(found, [2, 30])).all()
+    np.testing.assert_allclose(found[[2, 30]], exact[[2, 30]], rtol=1e-7)
+
+
+def test_complex_steps_at_a_kink_go_to_the_right(net_at_a_kink):
+    grad = fm.finite_difference_gradient(net_at_a_kink, [1, 1], [1], "quadratic", scheme="complex")
+    # L = ½ (2 relu(w·x) + 3 · 1.5 − 1)² with w·x = 0 increases with w and b by 3.5 · 2.
+    np.testing.assert_allclose([*grad.weights[0][0], grad.biases[0][0]], 7, rtol=1e-15)
+
+
 @pytest.mark.parametrize("method", ["naive", "fair"])
 @pytest.mark.parametrize("scheme", ["central", "forward"])
 def test_threads_change_no_bit_of_the_differences(backend, monkeypatch, scheme, method):
@@ -247,7 +291,15 @@ def test_finite_differences_leave_the_network_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheme": "centre"}, "scheme must be one of 'central', 'forward', got 'centre'"),
+        (
+            {"scheme": "centre"},
+            "scheme must be one of 'central', 'forward', 'complex', got 'centre'",
+        ),
+        ({"scheme": "complex", "step": -1e-20}, r"step must be a number in \(0, inf\), got -1e-20"),
+        (
+            {"scheme": "complex", "method": "fair"},
+            "method must be 'naive' for scheme 'complex', got 'fair'",
+        ),
         ({"step": 0}, r"step must be a number in \(0, inf\), got 0"),
         ({"entries": [3, 15]}, "entries must be from 0 to 14, got 15"),
         ({"entries": 3}, r"entries must have shape \(n,\), got \(\)"),
@@ -405,6 +457,75 @@ def test_a_wrong_gradient_is_no_bend(monkeypatch):
     check = fm.check_gradient(net, x, y, loss)
     assert not check.ok()
     assert check.n_kinks == 0
+
+
+@pytest.fixture(params=range(8), ids="seed {}".format)
+def saturated(request):
+    """A network whose ∂L/∂x is so small that differences of L lose most of its digits."""
+    net, x, y = draw("tanh", "squared_hinge", 3, as_labels=True)
+    rng = np.random.default_rng(request.param)
+    net.weights[0][...] = rng.normal(size=(5, 4))
+    net.biases[0][...] = rng.uniform(9, 12, 5) * rng.choice([-1, 1], 5)
+    assert 1e-9 < np.abs(net.input_gradient(x, y, "squared_hinge")).max() < 1e-2
+    return net, x, y
+
+
+def test_small_derivatives_are_no_errors(backend, saturated):
+    with fm.use_backend(backend):
+        check = fm.check_gradient(*saturated, "squared_hinge")
+    check.assert_ok()
+    assert check.n_kinks == 0
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-5, -1, 0])
+def test_errors_in_small_derivatives_are_found(monkeypatch, saturated, factor):
+    right = fm.MLP.input_gradient
+    monkeypatch.setattr(fm.MLP, "input_gradient", lambda *args: factor * right(*args))
+    check = fm.check_gradient(*saturated, "squared_hinge")
+    assert not check.ok()
+    assert (check.worst.kind, check.n_kinks) == ("input", 0)
+
+
+def test_a_wrong_forward_pass_is_found(monkeypatch, kernels, backend):
+    """Complex steps, which take the reference's, do not cover it up."""
+    right = kernels.network_difference_gradient
+
+    def wrong(*arguments):
+        right(*arguments)
+        arguments[-2][...] *= 1 + 1e-6
+
+    monkeypatch.setattr(kernels, "network_difference_gradient", wrong)
+    with fm.use_backend(backend):
+        check = fm.check_gradient(*draw("tanh", "mse", 3, as_labels=False), "mse")
+    assert not check.ok()
+    assert check.max_relative_error == pytest.approx(1e-6, rel=0.1)
+
+
+def test_an_error_beside_a_kink_or_a_steep_slope_is_found(monkeypatch, net_at_a_kink):
+    net_at_a_kink.biases[0][0] = 1e-9
+    steep = fm.MLP.from_sizes([2, 3], dtype="float64", seed=0)
+    steep.biases[0][:] = 30  # L and its slope are of the order of exp(30)
+    right = fm.MLP.value_and_grad
+
+    def wrong(self, *arguments):
+        value, grad = right(self, *arguments)
+        grad.biases[0][0] *= 1.01
+        return value, grad
+
+    monkeypatch.setattr(fm.MLP, "value_and_grad", wrong)
+    for net, y, loss in (net_at_a_kink, [1], "quadratic"), (steep, [1, 2, 3], "poisson"):
+        check = fm.check_gradient(net, [1, 1], y, loss)
+        assert not check.ok()
+        assert (check.worst.name, check.n_kinks) == ("biases[0]", 0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_large_quotients_at_kinks_turn_out_small(seed):
+    """Those that were small beside them are then judged by a smaller scale."""
+    net = fm.MLP([fm.Dense(5, 2, activation="relu6")], dtype="float64", seed=seed)
+    net.set_parameters(np.zeros(net.n_parameters))
+    x = np.random.default_rng(seed).normal(size=5) * [1e-9, 1, 1, 1, 1]
+    fm.check_gradient(net, x, [3, 0], "poisson").assert_ok()
 
 
 def test_samples_of_weight_0_are_absent(backend):
