@@ -6,18 +6,22 @@ from dataclasses import dataclass, field
 from functools import cache
 from math import log2
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 from fastmlp import kernels
 
-__all__ = ["Ceilings", "Work", "bandwidth", "multiply_add_rate"]
+__all__ = ["Ceilings", "Work", "bandwidth", "multiply_add_rate", "survey"]
 
 #: Rounds of 12 vectors of multiply-adds: half a millisecond.
 FMA_STEPS = 300_000
 
 #: Bytes of one measurement of a bandwidth, a third of a millisecond from memory.
 STREAMED_BYTES = 8 * 2**20
+
+#: Arrays that fit the first and the second cache of today's cores, the third, and none.
+LEVELS = {"L1": 2**14, "L2": 2**18, "L3": 2**23, "DRAM": 2**28}
 
 #: Runs, of which the fastest counts: nothing makes a processor faster than it is.
 ATTEMPTS = 3
@@ -108,3 +112,29 @@ class Ceilings:
         memory = self.rate("memory", n_bytes, work.written > work.read / 4, work.n_threads)
         fma = self.rate("fma", work.dtype, work.n_threads)
         return {"FMA": work.flops / fma, "memory": work.moved / memory}
+
+
+def survey(n_threads: int) -> dict[str, Any]:
+    """Measure the ceilings of this machine, with half of each cache and with much memory.
+
+    Parameters
+    ----------
+    n_threads : int
+        Threads, each on its share of the array.
+
+    Returns
+    -------
+    dict
+        Operations a second by dtype, and bytes a second of reading, and of reading and writing,
+        by level.
+    """
+    memory = {
+        level: {
+            "bytes": n_bytes,
+            "read": bandwidth(n_bytes, False, n_threads),
+            "read and write": bandwidth(n_bytes, True, n_threads),
+        }
+        for level, n_bytes in LEVELS.items()
+    }
+    rates = {dtype: multiply_add_rate(dtype, n_threads) for dtype in ("float32", "float64")}
+    return rates | {"memory": memory}

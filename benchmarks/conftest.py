@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 import fastmlp as fm
 from fastmlp import backends
-from fastmlp.benchmarks import measuring
+from fastmlp.benchmarks import ceilings, measuring
 
 PACKAGES = ("numpy", "numba", "scikit-learn", "torch", "jax", "onnxruntime")
 
@@ -83,6 +83,9 @@ def pytest_benchmark_update_machine_info(
         name: getattr(config.fastmlp_options, name) for name in ("peers", "quick", "threads")
     }
     machine_info["platform"] = platform.platform()
+    if config.fastmlp_options.timed:
+        counts = config.fastmlp_options.thread_counts
+        machine_info["ceilings"] = {str(n): ceilings.survey(n) for n in counts}
 
 
 def _version(package: str) -> str:

@@ -60,10 +60,11 @@ def stream_memory(cnp.ndarray data, bint write, Py_ssize_t repeats, int n_thread
         Bytes read and written by all threads; timing the call gives the bandwidth.
     """
     cdef float* start = <float*> writable(data, data).data
-    cdef Py_ssize_t share = cnp.PyArray_SIZE(data) // n_threads // STREAM_LANES * STREAM_LANES, repeat
+    cdef Py_ssize_t share = cnp.PyArray_SIZE(data) // n_threads, repeat
     cdef float addend = 0
     cdef double total = 0
     cdef int thread
+    share -= share % STREAM_LANES
     for thread in prange(n_threads, nogil=True, num_threads=n_threads, schedule="static"):
         for repeat in range(repeats if share else 0):
             if write:
