@@ -1,19 +1,20 @@
 """Which cases became slower between two runs, on a machine whose speed wanders.
 
 Each round of a case stands beside a yardstick, multiply-adds in registers. A case's cost is the
-least quotient of both over the rounds: disturbances only add, and the clock's changes cancel.
+lower quartile of their quotients: the clock's changes cancel, and disturbances lie above.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from statistics import quantiles
 
 from .results import Results, Row
 
 __all__ = ["REPETITIONS", "Slower", "cost", "slower", "still_slower"]
 
-#: A case is slower if its cost grew by more than this share.
-THRESHOLD = 0.05
+#: Growth of the cost that is noise; more where the rounds spread more.
+THRESHOLD = 0.06
 
 #: How often a case that looks slower is measured again before that is believed.
 REPETITIONS = 3
@@ -27,28 +28,39 @@ class Slower:
     ----------
     group, line, name : str
         Which case.
-    before, after : float
-        Costs in the two runs, the least that was seen.
+    before, spread_before, after, spread_after : float
+        Costs in the two runs, as :func:`cost` gives them.
     """
 
     group: str
     line: str
     name: str
     before: float
+    spread_before: float
     after: float
+    spread_after: float
 
     @property
     def key(self) -> tuple[str, str, str]:
         """Group, line and name."""
         return self.group, self.line, self.name
 
+    @property
+    def growth(self) -> float:
+        """By how much the cost grew, as a share."""
+        return self.after / self.before - 1
+
+    @property
+    def margin(self) -> float:
+        """What growth the noise of the two runs explains."""
+        return max(THRESHOLD, self.spread_before, self.spread_after)
+
     def __str__(self) -> str:
-        growth = 100 * (self.after / self.before - 1)
-        return f"{': '.join(self.key)}: {growth:+.0f} %"
+        return f"{': '.join(self.key)}: {100 * self.growth:+.0f} %"
 
 
-def cost(row: Row) -> float:
-    """Return a case's cost in yardsticks, 10⁹ multiply-adds in registers.
+def cost(row: Row) -> tuple[float, float]:
+    """Return what a case costs in yardsticks, 10⁹ multiply-adds in registers.
 
     Parameters
     ----------
@@ -57,10 +69,14 @@ def cost(row: Row) -> float:
 
     Returns
     -------
-    float
-        The least of the rounds.
+    lower : float
+        The lower quartile of the rounds.
+    spread : float
+        From there to the median, as a share.
     """
-    return min(s / y for s, y in zip(row.seconds, row.extra["yardsticks"], strict=True))
+    pairs = zip(row.seconds, row.extra["yardsticks"], strict=True)
+    lower, middle, _ = quantiles([s / y for s, y in pairs], n=4, method="inclusive")
+    return lower, middle / lower - 1
 
 
 def slower(before: Results, after: Results) -> list[Slower]:
@@ -74,13 +90,11 @@ def slower(before: Results, after: Results) -> list[Slower]:
     Returns
     -------
     list of Slower
-        In the order of the later run.
+        Those whose cost grew beyond the margin.
     """
-    old, found = _costs(before), []
-    for key, now in _costs(after).items():
-        if key in old and now > (1 + THRESHOLD) * old[key]:
-            found.append(Slower(*key, old[key], now))
-    return found
+    old = _costs(before)
+    found = [Slower(*key, *old[key], *now) for key, now in _costs(after).items() if key in old]
+    return [each for each in found if each.growth > each.margin]
 
 
 def still_slower(suspects: list[Slower], again: Results) -> list[Slower]:
@@ -96,14 +110,16 @@ def still_slower(suspects: list[Slower], again: Results) -> list[Slower]:
     Returns
     -------
     list of Slower
-        With the least cost that was seen.
+        With their costs in that run.
     """
-    costs = _costs(again)
-    seen = [replace(s, after=min(s.after, costs.get(s.key, s.after))) for s in suspects]
-    return [each for each in seen if each.after > (1 + THRESHOLD) * each.before]
+    now = _costs(again)
+    seen = [
+        Slower(*s.key, s.before, s.spread_before, *now[s.key]) for s in suspects if s.key in now
+    ]
+    return [each for each in seen if each.growth > each.margin]
 
 
-def _costs(results: Results) -> dict[tuple[str, str, str], float]:
+def _costs(results: Results) -> dict[tuple[str, str, str], tuple[float, float]]:
     """Return the costs of fastmlp's own cases."""
     return {
         (line.group, line.name, row.name): cost(row)

@@ -95,12 +95,12 @@ class Options:
     @property
     def rounds(self) -> int:
         """How often each case is timed."""
-        return 11 if self.quick else 21
+        return 31
 
     @property
     def seconds(self) -> float:
         """How long a timing takes at least."""
-        return 0.003 if self.quick else 0.02
+        return 0.0015 if self.quick else 0.006
 
     def names(self, *wanted: str) -> list[str]:
         """Return the competitors that are to be measured, of these."""

@@ -13,8 +13,24 @@ from fastmlp.kernels.catalogue import CODES
 BATCH_SIZE, WIDTH = 128, 256
 TANH, NO_LABELS = CODES["TANH"], np.empty(0, np.int64)
 
+#: Arrays start at distances of some cache lines within a page.
+PAGE_BYTES, SLOT_BYTES = 4096, 320
+
 #: Names of the arrays that a kernel writes.
 Kernel = tuple[str, dict[str, Any], tuple[str, ...], Work]
+
+
+def placed(array: np.ndarray, slot: int) -> np.ndarray:
+    """Return a copy at the same place within a page of memory each time.
+
+    Whether arrays meet in a cache depends on their addresses, and a process has others each time.
+    """
+    start = slot * SLOT_BYTES
+    room = np.empty(array.nbytes + start + 2 * PAGE_BYTES, np.uint8)
+    start += -room.ctypes.data % PAGE_BYTES
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def kernels_of(dtype: str, n: int, width: int) -> Iterator[Kernel]:
@@ -22,9 +38,7 @@ def kernels_of(dtype: str, n: int, width: int) -> Iterator[Kernel]:
     rng, itemsize = np.random.default_rng(0), np.dtype(dtype).itemsize
 
     def normal(*shape: int) -> np.ndarray:
-        array = arena.aligned_zeros(int(np.prod(shape)), dtype).reshape(shape)
-        array[...] = rng.normal(size=shape) / 8
-        return array
+        return (rng.normal(size=shape) / 8).astype(dtype)
 
     def work(flops: float, read: int, written: int) -> Work:
         sizes = {"read": itemsize * read, "written": itemsize * written}
@@ -87,7 +101,10 @@ def kernel_case(backend: str, kernel: Kernel, line: str) -> Case:
         return [values[output] for output in outputs]
 
     def copies() -> dict[str, Any]:
-        return {k: v.copy() if k in outputs else v for k, v in arguments.items()}
+        return {
+            name: placed(value, slot) if isinstance(value, np.ndarray) else value
+            for slot, (name, value) in enumerate(arguments.items())
+        }
 
     def check() -> None:
         agree(run(backend, copies()), run("numpy", copies()), line)
