@@ -1,37 +1,55 @@
-"""Each library at its strongest: a function that makes a run of steps of a problem.
+"""Each library at its strongest: what runs the steps of a problem.
 
-A competitor takes a problem and returns two functions: ``run(n_steps)`` does so many
-steps, or forward passes, and ``result()`` returns the outputs for the first batch with the
-parameters reached, by which equal work is checked. Data are converted, and code is
-compiled, before they are returned.
+A competitor takes a problem and returns a :class:`Job`. Data are converted before it is
+returned; what compiles at the first call is warmed up before anything is timed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from problems import Problem
 
-__all__ = ["COMPETITORS", "Job", "torch_network"]
+from .problems import Problem
 
-Job = tuple[Callable[[int], None], Callable[[], np.ndarray]]
+__all__ = ["COMPETITORS", "Competitor", "Job"]
 
-
-class _Cycle:
-    """The indices of batches, visited in order again and again."""
-
-    def __init__(self, n_batches: int) -> None:
-        self.endless = cycle(range(n_batches))
-
-    def next(self, n_steps: int) -> Iterator[int]:
-        """Return the indices of the next steps."""
-        return islice(self.endless, n_steps)
+Array = np.ndarray
 
 
-def _fastmlp(problem: Problem, backend: str) -> Job:
+class Job(NamedTuple):
+    """A problem that is ready to run.
+
+    Parameters
+    ----------
+    run : callable
+        Does so many steps.
+    predict : callable
+        Returns the outputs for rows of samples, with the parameters reached.
+    gradient : callable
+        Returns the gradient of the last weight for the first batch, in any storage order.
+    """
+
+    run: Callable[[int], None]
+    predict: Callable[[Array], Array]
+    gradient: Callable[[], Array] | None = None
+
+
+def _visits(batches: list[Any]) -> Callable[[int], Iterator[Any]]:
+    """Return the function that gives the batches of the next steps, again and again."""
+    endless = cycle(batches)
+    return lambda n_steps: islice(endless, n_steps)
+
+
+# --- fastmlp ------------------------------------------------------------------------------
+
+
+def fastmlp(problem: Problem, backend: str = "cython") -> Job:
+    """Train inside ``fit``; single samples call ``net(x)`` and ``net.train_step``."""
     import fastmlp as fm
 
     fm.set_backend(backend)
@@ -41,52 +59,255 @@ def _fastmlp(problem: Problem, backend: str) -> Job:
     ):
         weight[...], bias[...] = W, b
     x, y = problem.samples()
-    first = x[: problem.batch_size]
-    if problem.optimizer is None:
-        out = net.forward(first)
+    batches = problem.batches()
+    if problem.single and problem.loss == "cross_entropy":
+        batches = [(sample, int(label)) for sample, label in batches]
+    visits, loss, rate = _visits(batches), problem.loss, problem.learning_rate
+    optimizer = fm.Adam(rate) if problem.job == "adam" else fm.SGD(rate)
+    out = net.forward(batches[0][0])
 
-        def run(n_steps: int) -> None:
-            for _ in range(n_steps):
-                net.forward(first, out=out)
+    def forward(n_steps: int) -> None:
+        for inputs, _ in visits(n_steps):
+            net.forward(inputs, out=out)
 
-        return run, lambda: out
-    rate = problem.learning_rate
-    optimizer = fm.Adam(rate) if problem.optimizer == "adam" else fm.SGD(rate)
+    def call(n_steps: int) -> None:
+        for sample, _ in visits(n_steps):
+            net(sample)
+
+    def gradient(n_steps: int) -> None:
+        for inputs, target in visits(n_steps):
+            net.value_and_grad(inputs, target, loss)
+
+    def step(n_steps: int) -> None:
+        for sample, label in visits(n_steps):
+            net.train_step(sample, label, loss, optimizer=optimizer)
+
+    def fit(n_steps: int) -> None:
+        epochs = n_steps // problem.n_batches
+        if epochs * problem.n_batches != n_steps:
+            raise ValueError(f"n_steps must be a multiple of {problem.n_batches}, got {n_steps}")
+        options = {"epochs": epochs, "batch_size": problem.batch_size, "verbose": 0}
+        net.fit(x, y, loss, optimizer, shuffle=False, **options)
+
+    if problem.trains:
+        run = step if problem.single else fit
+    else:
+        run = {"gradient": gradient, "forward": call if problem.single else forward}[problem.job]
+    return Job(run, net.predict, lambda: net.value_and_grad(*batches[0], loss)[1].weights[-1].T)
+
+
+def fastmlp_numba(problem: Problem) -> Job:
+    """Do the same with Numba's kernels."""
+    return fastmlp(problem, "numba")
+
+
+def fastmlp_numpy(problem: Problem) -> Job:
+    """Do the same with the kernels of reference, in NumPy."""
+    return fastmlp(problem, "numpy")
+
+
+# --- NumPy --------------------------------------------------------------------------------
+
+
+def numpy_plain(problem: Problem) -> Job:
+    """NumPy as one writes it down first: each expression makes its arrays."""
+    layers = [(W.T.copy(), b) for W, b in problem.initial_parameters()]
+    batches = [(np.atleast_2d(x), y) for x, y in problem.batches()]
+    relu, state = problem.activation == "relu", [[[0.0, 0.0], [0.0, 0.0]] for _ in layers]
+    visits, rate, n = _visits(batches), problem.learning_rate, problem.batch_size
+    steps = 0
+
+    def forward(x: Array) -> list[Array]:
+        values = [x]
+        for index, (W, b) in enumerate(layers):
+            z = values[-1] @ W + b
+            last = index == len(layers) - 1
+            values.append(z if last else np.maximum(z, 0) if relu else np.tanh(z))
+        return values
+
+    def gradient(x: Array, y: Array) -> list[tuple[Array, Array]]:
+        values = forward(x)
+        if problem.loss == "quadratic":
+            delta = values[-1] - y
+        else:
+            exponentials = np.exp(values[-1] - values[-1].max(axis=1, keepdims=True))
+            delta = exponentials / exponentials.sum(axis=1, keepdims=True)
+            delta[np.arange(n), y] -= 1
+        delta = delta / n
+        grads = []
+        for (W, _), below in zip(layers[::-1], values[-2::-1], strict=True):
+            grads.append((below.T @ delta, delta.sum(axis=0)))
+            delta = (delta @ W.T) * ((below > 0) if relu else 1 - below**2)
+        return grads[::-1]
+
+    def updated(theta: Array, grad: Array, moments: list[Array]) -> Array:
+        if problem.job == "sgd":
+            return theta - rate * grad
+        moments[0] = 0.9 * moments[0] + 0.1 * grad
+        moments[1] = 0.999 * moments[1] + 0.001 * grad**2
+        mean, square = moments[0] / (1 - 0.9**steps), moments[1] / (1 - 0.999**steps)
+        return theta - rate * mean / (np.sqrt(square) + 1e-8)
+
+    def run(n_steps: int) -> None:
+        nonlocal steps
+        for x, y in visits(n_steps):
+            if problem.job == "forward":
+                forward(x)
+                continue
+            grads = gradient(x, y)
+            if problem.trains:
+                steps += 1
+                for index, kept in enumerate(state):
+                    pairs = zip(layers[index], grads[index], kept, strict=True)
+                    layers[index] = tuple(updated(*pair) for pair in pairs)
+
+    return Job(run, lambda x: forward(x)[-1], lambda: gradient(*batches[0])[-1][0])
+
+
+def numpy_in_place(problem: Problem) -> Job:
+    """NumPy with every array made once, and parameters in one vector for the update."""
+    initial = problem.initial_parameters()
+    theta = np.concatenate([part.ravel() for W, b in initial for part in (W.T, b)])
+    grad, m, v, scratch = (np.zeros_like(theta) for _ in range(4))
+
+    def layers_of(vector: Array) -> list[tuple[Array, Array]]:
+        """Return W (n_in, n_out) and b (n_out,) of each layer as views."""
+        views, start = [], 0
+        for W, b in initial:
+            middle, stop = start + W.size, start + W.size + b.size
+            views.append((vector[start:middle].reshape(W.T.shape), vector[middle:stop]))
+            start = stop
+        return views
+
+    layers, grads = layers_of(theta), layers_of(grad)
+    n, relu, rate = problem.batch_size, problem.activation == "relu", problem.learning_rate
+    values = [np.empty((n, size), problem.dtype) for size in problem.sizes[1:]]
+    deltas, slopes = [np.empty_like(a) for a in values], [np.empty_like(a) for a in values]
+    batches = [(np.atleast_2d(x), y) for x, y in problem.batches()]
+    visits, rows, steps = _visits(batches), np.arange(n), 0
+    outer = np.multiply if problem.single else np.matmul
+
+    def forward(x: Array, outputs: list[Array]) -> Array:
+        for index, ((W, b), out) in enumerate(zip(layers, outputs, strict=True)):
+            np.matmul(x, W, out=out)
+            np.add(out, b, out=out)
+            if index < len(layers) - 1:
+                np.maximum(out, 0, out=out) if relu else np.tanh(out, out=out)
+            x = out
+        return x
+
+    def gradient(x: Array, y: Array) -> None:
+        output, delta = forward(x, values), deltas[-1]
+        if problem.loss == "cross_entropy":
+            largest = np.maximum.reduce(output, axis=1, keepdims=True)
+            np.subtract(output, largest, out=delta)
+            np.exp(delta, out=delta)
+            delta /= np.add.reduce(delta, axis=1, keepdims=True)
+            delta[rows, y] -= 1
+        else:
+            np.subtract(output, y, out=delta)
+        delta *= 1 / n
+        for index in reversed(range(len(layers))):
+            below = values[index - 1] if index else x
+            outer(below.T, deltas[index], out=grads[index][0])
+            np.add.reduce(deltas[index], axis=0, out=grads[index][1])
+            if index:
+                np.matmul(deltas[index], layers[index][0].T, out=deltas[index - 1])
+                slope = slopes[index - 1]
+                if relu:
+                    np.greater(below, 0, out=slope)
+                else:
+                    np.subtract(1, np.multiply(below, below, out=slope), out=slope)
+                deltas[index - 1] *= slope
+
+    def sgd() -> None:
+        np.multiply(grad, rate, out=grad)
+        np.subtract(theta, grad, out=theta)
+
+    def adam() -> None:
+        nonlocal steps
+        steps += 1
+        np.multiply(m, 0.9, out=m)
+        np.add(m, np.multiply(grad, 0.1, out=scratch), out=m)
+        np.multiply(v, 0.999, out=v)
+        np.multiply(grad, grad, out=scratch)
+        np.add(v, np.multiply(scratch, 0.001, out=scratch), out=v)
+        np.multiply(v, 1 / (1 - 0.999**steps), out=scratch)
+        np.add(np.sqrt(scratch, out=scratch), 1e-8, out=scratch)
+        np.divide(m, scratch, out=scratch)
+        np.multiply(scratch, rate / (1 - 0.9**steps), out=scratch)
+        np.subtract(theta, scratch, out=theta)
+
+    update = {"sgd": sgd, "adam": adam}.get(problem.job)
+
+    def run(n_steps: int) -> None:
+        for x, y in visits(n_steps):
+            if problem.job == "forward":
+                forward(x, values)
+                continue
+            gradient(x, y)
+            if update:
+                update()
+
+    def predict(x: Array) -> Array:
+        return forward(x, [np.empty((len(x), size), x.dtype) for size in problem.sizes[1:]])
+
+    def last_gradient() -> Array:
+        gradient(*batches[0])
+        return grads[-1][0]
+
+    return Job(run, predict, last_gradient)
+
+
+# --- Peers --------------------------------------------------------------------------------
+
+
+def sklearn(problem: Problem) -> Job:
+    """scikit-learn's ``MLPClassifier`` by ``partial_fit``, forward by ``predict_proba``."""
+    from sklearn.neural_network import MLPClassifier
+
+    if problem.loss != "cross_entropy" or problem.job == "gradient":
+        raise ImportError("measured for training and outputs of classifiers only")
+    batches = [(np.atleast_2d(x), np.atleast_1d(y)) for x, y in problem.batches()]
+    net = MLPClassifier(
+        problem.sizes[1:-1],
+        activation=problem.activation,
+        solver=problem.job if problem.trains else "adam",
+        alpha=0.0,
+        batch_size=problem.batch_size,
+        learning_rate_init=problem.learning_rate,
+        momentum=0.0,
+        nesterovs_momentum=False,
+    )
+    # This makes the arrays and the optimizer.
+    net.partial_fit(*batches[0], classes=np.arange(problem.sizes[-1]))
+    for coef, intercept, (W, b) in zip(
+        net.coefs_, net.intercepts_, problem.initial_parameters(), strict=True
+    ):
+        coef[...], intercept[...] = W.T, b
+    if problem.job == "adam":
+        for moment in (*net._optimizer.ms, *net._optimizer.vs):
+            moment[...] = 0
+        net._optimizer.t = 0
+    visits = _visits(batches)
 
     def train(n_steps: int) -> None:
-        if n_steps % problem.n_batches:
-            raise ValueError(f"n_steps must be a multiple of {problem.n_batches}, got {n_steps}")
-        net.fit(
-            x,
-            y,
-            problem.loss,
-            optimizer,
-            epochs=n_steps // problem.n_batches,
-            batch_size=problem.batch_size,
-            shuffle=False,
-            verbose=0,
-        )
+        for x, y in visits(n_steps):
+            net.partial_fit(x, y)
 
-    return train, lambda: net.forward(first)
+    def forward(n_steps: int) -> None:
+        for x, _ in visits(n_steps):
+            net.predict_proba(x)
+
+    # Its outputs are probabilities: their logarithms are logits, up to a constant of each row.
+    return Job(
+        train if problem.trains else forward,
+        lambda x: np.log(np.maximum(net.predict_proba(x), np.finfo(x.dtype).tiny)),
+    )
 
 
-def fastmlp(problem: Problem) -> Job:
-    """fastmlp with its compiled kernels; training is timed inside ``fit``."""  # noqa: D403
-    return _fastmlp(problem, "cython")
-
-
-def numba(problem: Problem) -> Job:
-    """fastmlp with its Numba kernels."""  # noqa: D403
-    return _fastmlp(problem, "numba")
-
-
-def numpy(problem: Problem) -> Job:
-    """fastmlp with its NumPy reference, the baseline."""  # noqa: D403
-    return _fastmlp(problem, "numpy")
-
-
-def torch_network(problem: Problem) -> Any:
-    """Build a problem's network in PyTorch."""
+def torch(problem: Problem, compiled: bool = False) -> Job:
+    """PyTorch, eager, with fused optimizers and batches that are tensors already."""
     import torch as th
 
     activation = {"relu": th.nn.ReLU, "tanh": th.nn.Tanh}[problem.activation]
@@ -96,60 +317,59 @@ def torch_network(problem: Problem) -> Any:
         layer = th.nn.utils.skip_init(th.nn.Linear, W.shape[1], W.shape[0], dtype=weight.dtype)
         layer.weight.data, layer.bias.data = weight, th.from_numpy(b)
         modules += [layer, activation()]
-    return th.nn.Sequential(*modules[:-1])
+    net = th.nn.Sequential(*modules[:-1])
+    make = th.optim.Adam if problem.job == "adam" else th.optim.SGD
+    optimizer = make(net.parameters(), lr=problem.learning_rate, fused=True)
+    batches = [(th.from_numpy(x), th.as_tensor(y)) for x, y in problem.batches()]
+    visits = _visits(batches)
 
+    def loss(x: th.Tensor, y: th.Tensor) -> th.Tensor:
+        if problem.loss == "quadratic":
+            return th.nn.functional.mse_loss(net(x), y) * (problem.sizes[-1] / 2)
+        return th.nn.functional.cross_entropy(net(x), y)
 
-def torch(problem: Problem) -> Job:
-    """PyTorch, eager, with fused optimizers and batches that are views of one tensor."""
-    import torch as th
-
-    x, y = (th.from_numpy(array) for array in problem.samples())
-    net = torch_network(problem)
-    batches = list(zip(x.split(problem.batch_size), y.split(problem.batch_size), strict=True))
-    first = batches[0][0]
+    outputs = th.compile(net, dynamic=False) if compiled else net
+    loss = th.compile(loss, dynamic=False) if compiled else loss
 
     @th.inference_mode()
     def forward(n_steps: int) -> None:
-        for _ in range(n_steps):
-            net(first)
-
-    def result() -> np.ndarray:
-        with th.inference_mode():
-            return net(first).numpy()
-
-    if problem.optimizer is None:
-        return forward, result
-    make = {"adam": th.optim.Adam, "sgd": th.optim.SGD}[problem.optimizer]
-    optimizer = make(net.parameters(), lr=problem.learning_rate, fused=True)
-    n_out = problem.sizes[-1]
-
-    def quadratic(output: th.Tensor, target: th.Tensor) -> th.Tensor:
-        return th.nn.functional.mse_loss(output, target) * (n_out / 2)
-
-    losses = {"cross_entropy": th.nn.functional.cross_entropy, "quadratic": quadratic}
-    loss, visits = losses[problem.loss], _Cycle(problem.n_batches)
+        for x, _ in visits(n_steps):
+            outputs(x)
 
     def train(n_steps: int) -> None:
-        for index in visits.next(n_steps):
-            inputs, target = batches[index]
+        for x, y in visits(n_steps):
             optimizer.zero_grad(set_to_none=True)
-            loss(net(inputs), target).backward()
-            optimizer.step()
+            loss(x, y).backward()
+            if problem.trains:
+                optimizer.step()
 
-    return train, result
+    def predict(x: Array) -> Array:
+        with th.inference_mode():
+            return net(th.from_numpy(x)).numpy()
+
+    def gradient() -> Array:
+        optimizer.zero_grad(set_to_none=True)
+        loss(*batches[0]).backward()
+        return net[-1].weight.grad.numpy().T
+
+    return Job(forward if problem.job == "forward" else train, predict, gradient)
+
+
+def torch_compiled(problem: Problem) -> Job:
+    """PyTorch with ``torch.compile`` for the outputs, or for the loss and its gradient."""
+    return torch(problem, compiled=True)
 
 
 def jax(problem: Problem) -> Job:
-    """JAX, one compiled step with donated parameters and optimizer state."""
+    """JAX, one compiled function a step, with donated parameters and optimizer state."""
     import jax as jx
     import jax.numpy as jnp
 
     jx.config.update("jax_enable_x64", problem.dtype == "float64")
-    x, y = problem.samples()
-    n, rate = problem.batch_size, problem.learning_rate
-    batches = [(jnp.asarray(x[i : i + n]), jnp.asarray(y[i : i + n])) for i in range(0, len(x), n)]
+    batches = [(jnp.asarray(x), jnp.asarray(y)) for x, y in problem.batches()]
     parameters = [(jnp.asarray(W.T), jnp.asarray(b)) for W, b in problem.initial_parameters()]
     activation = {"relu": jx.nn.relu, "tanh": jnp.tanh}[problem.activation]
+    visits, rate, n = _visits(batches), problem.learning_rate, problem.batch_size
 
     def forward(parameters, x):
         for W, b in parameters[:-1]:
@@ -157,18 +377,19 @@ def jax(problem: Problem) -> Job:
         W, b = parameters[-1]
         return x @ W + b
 
-    def mean_loss(parameters, x, y):
+    def loss(parameters, x, y):
         output = forward(parameters, x)
         if problem.loss == "quadratic":
-            return 0.5 * jnp.sum((output - y) ** 2) / len(x)
-        return -jnp.mean(jnp.take_along_axis(jx.nn.log_softmax(output), y[:, None], axis=1))
+            return 0.5 * jnp.sum((output - y) ** 2) / n
+        chosen = jnp.take_along_axis(jx.nn.log_softmax(output), y[..., None], axis=-1)
+        return -jnp.mean(chosen)
 
     def sgd(parameters, state, step, x, y):
-        grad = jx.grad(mean_loss)(parameters, x, y)
+        grad = jx.grad(loss)(parameters, x, y)
         return jx.tree.map(lambda p, g: p - rate * g, parameters, grad), state
 
     def adam(parameters, state, step, x, y):
-        grad = jx.grad(mean_loss)(parameters, x, y)
+        grad = jx.grad(loss)(parameters, x, y)
         m = jx.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state[0], grad)
         v = jx.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, state[1], grad)
         c1, c2 = 1 - 0.9**step, 1 - 0.999**step
@@ -177,40 +398,41 @@ def jax(problem: Problem) -> Job:
         )
         return parameters, (m, v)
 
-    compiled = jx.jit(forward)
-    if problem.optimizer is None:
-        first = batches[0][0]
-
-        def run(n_steps: int) -> None:
-            for _ in range(n_steps):
-                compiled(parameters, first).block_until_ready()
-
-        return run, lambda: np.asarray(compiled(parameters, first))
-    step_function = jx.jit({"sgd": sgd, "adam": adam}[problem.optimizer], donate_argnums=(0, 1))
-    zeros = [jx.tree.map(jnp.zeros_like, parameters) for _ in range(2)]
-    kept = {"parameters": parameters, "state": tuple(zeros), "step": 0.0}
-    visits = _Cycle(problem.n_batches)
+    outputs, gradients = jx.jit(forward), jx.jit(jx.value_and_grad(loss))
+    update = jx.jit(sgd if problem.job == "sgd" else adam, donate_argnums=(0, 1))
+    moments = [jx.tree.map(jnp.zeros_like, parameters) for _ in range(2)]
+    kept = {"parameters": parameters, "state": tuple(moments), "step": 0.0}
 
     def train(n_steps: int) -> None:
-        parameters, state, step = kept["parameters"], kept["state"], kept["step"]
-        for index in visits.next(n_steps):
+        parameters, state, step = kept.values()
+        for x, y in visits(n_steps):
             step += 1
-            parameters, state = step_function(parameters, state, step, *batches[index])
+            parameters, state = update(parameters, state, step, x, y)
         jx.block_until_ready(parameters)
         kept.update(parameters=parameters, state=state, step=step)
 
-    return train, lambda: np.asarray(compiled(kept["parameters"], batches[0][0]))
+    def gradient(n_steps: int) -> None:
+        for x, y in visits(n_steps):
+            jx.block_until_ready(gradients(kept["parameters"], x, y))
+
+    def run_forward(n_steps: int) -> None:
+        for x, _ in visits(n_steps):
+            outputs(kept["parameters"], x).block_until_ready()
+
+    return Job(
+        {"gradient": gradient, "forward": run_forward}.get(problem.job, train),
+        lambda x: np.asarray(outputs(kept["parameters"], x)),
+        lambda: np.asarray(gradients(kept["parameters"], *batches[0])[1][-1][0]),
+    )
 
 
 def onnxruntime(problem: Problem) -> Job:
-    """ONNX Runtime, forward only, with bound inputs and outputs."""
-    import os
-
+    """ONNX Runtime, with bound inputs and outputs: always the first batch."""
     import onnx
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
-    if problem.optimizer is not None:
+    if problem.job != "forward":
         raise ImportError("ONNX Runtime runs networks, it does not train them")
     kind = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}[problem.dtype]
     nodes, constants, name = [], [], "x"
@@ -225,12 +447,13 @@ def onnxruntime(problem: Problem) -> Job:
         if index < len(problem.sizes) - 2:
             nodes.append(helper.make_node(operator, [name], [f"a{index}"]))
             name = f"a{index}"
-    shape = [problem.batch_size, problem.sizes[0]]
+    x = np.atleast_2d(problem.batches()[0][0])
+    out = np.empty((len(x), problem.sizes[-1]), problem.dtype)
     graph = helper.make_graph(
         nodes,
         "mlp",
-        [helper.make_tensor_value_info("x", kind, shape)],
-        [helper.make_tensor_value_info(name, kind, [shape[0], problem.sizes[-1]])],
+        [helper.make_tensor_value_info("x", kind, x.shape)],
+        [helper.make_tensor_value_info(name, kind, out.shape)],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -240,8 +463,6 @@ def onnxruntime(problem: Problem) -> Job:
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    x = problem.samples()[0][: problem.batch_size]
-    out = np.empty((problem.batch_size, problem.sizes[-1]), problem.dtype)
     binding = session.io_binding()
     binding.bind_cpu_input("x", x)
     binding.bind_output(
@@ -252,57 +473,38 @@ def onnxruntime(problem: Problem) -> Job:
         for _ in range(n_steps):
             session.run_with_iobinding(binding)
 
-    return run, lambda: out
+    return Job(run, lambda _: out)
 
 
-def sklearn(problem: Problem) -> Job:
-    """scikit-learn's ``MLPClassifier`` by ``partial_fit``, forward by ``predict_proba``."""
-    from sklearn.neural_network import MLPClassifier
+@dataclass(frozen=True)
+class Competitor:
+    """A library, or a way to use it.
 
-    if problem.loss != "cross_entropy":
-        raise ImportError("measured for classifiers only")
-    x, y = problem.samples()
-    n = problem.batch_size
-    classes = np.arange(problem.sizes[-1])
-    net = MLPClassifier(
-        problem.sizes[1:-1],
-        activation=problem.activation,
-        solver=problem.optimizer or "adam",
-        alpha=0.0,
-        batch_size=n,
-        learning_rate_init=problem.learning_rate,
-        momentum=0.0,
-        nesterovs_momentum=False,
-    )
-    net.partial_fit(x[:n], y[:n], classes=classes)  # makes the arrays and the optimizer
-    for coef, intercept, (W, b) in zip(
-        net.coefs_, net.intercepts_, problem.initial_parameters(), strict=True
-    ):
-        coef[...], intercept[...] = W.T, b
-    if problem.optimizer == "adam":
-        for moment in (*net._optimizer.ms, *net._optimizer.vs):
-            moment[...] = 0
-        net._optimizer.t = 0
-    visits = _Cycle(problem.n_batches)
+    Parameters
+    ----------
+    make : callable
+        Prepares a problem.
+    modules : tuple of str
+        What it imports, for the time that this takes.
+    peer : bool
+        Whether it needs a library of the extra ``peers``.
+    """
 
-    def train(n_steps: int) -> None:
-        for index in visits.next(n_steps):
-            batch = slice(index * n, (index + 1) * n)
-            net.partial_fit(x[batch], y[batch])
-
-    def forward(n_steps: int) -> None:
-        for _ in range(n_steps):
-            net.predict_proba(x[:n])
-
-    # Its outputs are probabilities: their logarithms are logits, up to a constant of each row.
-    return (
-        forward if problem.optimizer is None else train,
-        lambda: np.log(net.predict_proba(x[:n])),
-    )
+    make: Callable[[Problem], Job]
+    modules: tuple[str, ...]
+    peer: bool = True
 
 
-#: All competitors by name; the first is the one that the others are compared with.
-COMPETITORS: dict[str, Callable[[Problem], Job]] = {
-    function.__name__: function
-    for function in (fastmlp, numba, numpy, torch, jax, onnxruntime, sklearn)
+#: All competitors; the first is the one that others are compared with.
+COMPETITORS = {
+    "fastmlp": Competitor(fastmlp, ("fastmlp",), peer=False),
+    "fastmlp numba": Competitor(fastmlp_numba, ("fastmlp", "numba"), peer=False),
+    "fastmlp numpy": Competitor(fastmlp_numpy, ("fastmlp",), peer=False),
+    "NumPy in place": Competitor(numpy_in_place, ("numpy",), peer=False),
+    "NumPy plain": Competitor(numpy_plain, ("numpy",), peer=False),
+    "scikit-learn": Competitor(sklearn, ("sklearn.neural_network",)),
+    "PyTorch": Competitor(torch, ("torch",)),
+    "PyTorch compiled": Competitor(torch_compiled, ("torch", "torch._dynamo")),
+    "JAX": Competitor(jax, ("jax", "jax.numpy")),
+    "ONNX Runtime": Competitor(onnxruntime, ("onnx", "onnxruntime")),
 }

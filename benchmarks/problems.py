@@ -7,7 +7,20 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["Problem"]
+from .ceilings import Work
+
+__all__ = ["CONTROL", "CURVE", "DIGITS", "MNIST", "WIDE", "Problem"]
+
+MNIST = (784, 256, 128, 10)
+WIDE = (784, 2048, 2048, 10)
+CONTROL = (17, 64, 64, 6)
+CURVE = (4, 32, 16, 4)
+DIGITS = (64, 128, 128, 10)
+
+CHECKED_STEPS = 16
+
+#: Numbers that an optimizer remembers of each parameter.
+STATE = {"sgd": 0, "adam": 2}
 
 
 @dataclass(frozen=True)
@@ -20,60 +33,101 @@ class Problem:
         Features, hidden units and outputs.
     batch_size : int
         Samples of a step, or of a forward pass.
+    job : {"adam", "sgd", "gradient", "forward"}, default="adam"
+        A training step with an optimizer, a gradient that is stored, or outputs.
     activation : {"relu", "tanh"}, default="relu"
         Activation of the hidden layers; the last is the identity.
     loss : {"cross_entropy", "quadratic"}, default="cross_entropy"
         Loss; labels are drawn for the first, values for the second.
-    optimizer : {"sgd", "adam"} or None, default="adam"
-        Update rule; None runs forward only.
     dtype : {"float32", "float64"}, default="float32"
         Type of all numbers.
     n_batches : int, default=8
         Mini-batches, visited in order again and again.
     single : bool, default=False
         Whether each batch is a single sample, given as a vector.
-    gradient : bool, default=False
-        Whether to compute the gradient only, of a single sample.
+    digits : bool, default=False
+        Whether the samples are the bundled digits instead of random numbers.
     """
 
     sizes: tuple[int, ...]
-    batch_size: int
+    batch_size: int = 1
+    job: str = "adam"
     activation: str = "relu"
     loss: str = "cross_entropy"
-    optimizer: str | None = "adam"
     dtype: str = "float32"
     n_batches: int = 8
     single: bool = False
-    gradient: bool = False
+    digits: bool = False
+
+    def __str__(self) -> str:
+        job = self.job if self.job in {"forward", "gradient"} else f"{self.job} step"
+        batch = "one sample" if self.single else f"batch {self.batch_size}"
+        dtype = "" if self.dtype == "float32" else f", {self.dtype}"
+        return f"{'-'.join(map(str, self.sizes))} {self.activation}, {job}, {batch}{dtype}"
 
     @property
-    def name(self) -> str:
-        """One line that tells the problem from others."""
-        job = "forward" if self.optimizer is None else f"{self.optimizer} step"
-        job = "gradient" if self.gradient else job
-        sizes = "-".join(map(str, self.sizes))
-        return f"{sizes} {self.activation}, {job}, batch {self.batch_size}, {self.dtype}"
+    def trains(self) -> bool:
+        """Whether steps change the parameters."""
+        return self.job in STATE
+
+    @property
+    def unit(self) -> int:
+        """Steps that cannot be split: training goes through all batches."""
+        return self.n_batches if self.trains else 1
+
+    @property
+    def checked_steps(self) -> int:
+        """Steps after which all must have reached the same network, also the warm-up."""
+        return self.unit * max(1, CHECKED_STEPS // self.unit)
 
     @property
     def learning_rate(self) -> float:
         """Small enough that hundreds of steps stay comparable between libraries."""
-        return 1e-4 if self.optimizer == "adam" else 1e-3
+        if self.digits:
+            return 1e-3
+        return 1e-4 if self.job == "adam" else 1e-3
 
-    @property
-    def flops(self) -> float:
-        """Operations of the matrix products of one step: x·W, δ·Wᵀ above layer 1, xᵀ·δ."""
-        weights = [n_in * n_out for n_in, n_out in pairwise(self.sizes)]
-        products = sum(weights) if self.optimizer is None else 3 * sum(weights) - weights[0]
-        return 2.0 * self.batch_size * products
+    def work(self, n_threads: int) -> Work:
+        """Count the operations and bytes of a step: x·W, δ·Wᵀ above layer 1, xᵀ·δ."""
+        products = [n_in * n_out for n_in, n_out in pairwise(self.sizes)]
+        n_weights, itemsize = sum(products), np.dtype(self.dtype).itemsize
+        state = STATE.get(self.job, 0)
+        passes, reads, writes, kept = {
+            "forward": (n_weights, 1, 0, 1),
+            "gradient": (3 * n_weights - products[0], 2, 1, 2),
+        }.get(self.job, (3 * n_weights - products[0], 2 + state, 1 + state, 1 + state))
+        data = self.batch_size * self.sizes[0]
+        return Work(
+            flops=2.0 * self.batch_size * passes,
+            read=itemsize * (reads * n_weights + data),
+            written=itemsize * (writes * n_weights + self.batch_size * self.sizes[-1]),
+            footprint=itemsize * (kept * n_weights + self.n_batches * data),
+            dtype=self.dtype,
+            n_threads=n_threads,
+        )
 
     def samples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Draw the inputs and targets of all batches."""
-        rng = np.random.default_rng(0)
+        """Return the inputs and targets of all batches."""
         n_samples = self.batch_size * self.n_batches
+        if self.digits:
+            from fastmlp.datasets import load_digits
+
+            x, y, _, _ = load_digits()
+            return np.ascontiguousarray(x[:n_samples], self.dtype), y[:n_samples]
+        rng = np.random.default_rng(0)
         x = rng.normal(size=(n_samples, self.sizes[0])).astype(self.dtype)
         if self.loss == "cross_entropy":
             return x, rng.integers(self.sizes[-1], size=n_samples)
         return x, rng.normal(size=(n_samples, self.sizes[-1])).astype(self.dtype)
+
+    def batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the inputs and targets of each batch, vectors and labels for single samples."""
+        x, y = self.samples()
+        if self.single:
+            return list(zip(x, y, strict=True))
+        shape = (self.n_batches, self.batch_size, -1)
+        targets = y.reshape(shape[:2] + y.shape[1:])
+        return list(zip(x.reshape(shape), targets, strict=True))
 
     def initial_parameters(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Draw W (n_out, n_in) and b (n_out,) of each layer."""

@@ -1,43 +1,117 @@
-"""One competitor in a process of its own: reads requests, answers with seconds.
+"""One competitor in a process of its own: reads requests, answers with what they took.
 
-The first line of standard input describes the job; each further line is a number of steps
-to run. Cores are fixed before anything is imported, so that every library sees the
-same machine. Answers are lines of JSON on the original standard output.
+The first line of standard input describes the job, each further one is a request; lines are
+JSON, and so are the answers on the original standard output. Cores are fixed before anything is
+imported, so that every library sees the same machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+from importlib import import_module
+from pathlib import Path
 from time import perf_counter
+
+import numpy as np
+
+from .competitors import COMPETITORS, Competitor, Job
+from .problems import Problem
 
 
 def main() -> None:
-    """Prepare the job, then run what is asked for."""
+    """Prepare the job, then do what is asked for."""
     job = json.loads(sys.stdin.readline())
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["n_threads"]])
     answers, sys.stdout = sys.stdout, sys.stderr
-    from competitors import COMPETITORS
-    from problems import Problem
-    from singles import SINGLES
 
-    problem = Problem(**job["problem"])
+    def answer(value: object) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    competitor = COMPETITORS[job["name"]]
+    problem = Problem(**job["problem"] | {"sizes": tuple(job["problem"]["sizes"])})
     try:
-        run, result = (SINGLES if problem.single else COMPETITORS)[job["name"]](problem)
+        task = Task(competitor, problem)
     except ImportError as error:
-        print(json.dumps({"skipped": str(error)}), file=answers, flush=True)
-        return
-    began = perf_counter()
-    run(job["warm_up"])
-    outputs = result().tolist()
-    answer = {"outputs": outputs, "seconds": perf_counter() - began}
-    print(json.dumps(answer), file=answers, flush=True)
+        return answer({"skipped": str(error)})
+    except Exception as error:  # a compiler may be missing, or refuse
+        return answer({"failed": f"{type(error).__name__}: {str(error).strip()[:300]}"})
+    answer({"result": task.result().tolist(), "notes": task.notes})
     for line in sys.stdin:
-        n_steps = int(line)
+        request, argument = json.loads(line)
+        answer(getattr(task, request)(argument))
+    return None
+
+
+class Task:
+    """A competitor at work on a problem.
+
+    Parameters
+    ----------
+    competitor : Competitor
+        The library.
+    problem : Problem
+        What to run; the first steps, by which equal work is checked, run at once.
+    """
+
+    def __init__(self, competitor: Competitor, problem: Problem) -> None:
         began = perf_counter()
-        run(n_steps)
-        print(json.dumps(perf_counter() - began), file=answers, flush=True)
+        for module in competitor.modules:
+            import_module(module)
+        imported, before = perf_counter(), _memory("VmRSS")
+        self.competitor, self.problem = competitor, problem
+        self.job: Job = competitor.make(problem)
+        self.job.run(problem.unit)
+        self.notes = {
+            "import_seconds": imported - began,
+            "first_call_seconds": perf_counter() - imported,
+            "imported_bytes": before,
+        }
+        if rest := problem.checked_steps - problem.unit:
+            self.job.run(rest)
+
+    def result(self) -> np.ndarray:
+        """Return the outputs for the first batch, or its gradient."""
+        if self.problem.job == "gradient":
+            return np.asarray(self.job.gradient())
+        first = np.atleast_2d(self.problem.batches()[0][0])
+        return np.atleast_2d(self.job.predict(first))
+
+    def run(self, n_steps: int) -> float:
+        """Return the seconds of so many steps."""
+        began = perf_counter()
+        self.job.run(n_steps)
+        return perf_counter() - began
+
+    def reach(self, target: float) -> dict[str, float]:
+        """Start afresh, train until the mean loss is the target, and say how long it took."""
+        x, y = self.problem.samples()
+        began = perf_counter()
+        job = self.competitor.make(self.problem)
+        seconds, epochs, loss = perf_counter() - began, 0, np.inf
+        while not loss <= target and epochs < 1000:
+            began = perf_counter()
+            job.run(self.problem.n_batches)
+            seconds += perf_counter() - began
+            logits = job.predict(x).astype(np.float64)
+            logits -= logits.max(axis=1, keepdims=True)
+            chosen = logits[np.arange(len(y)), y]
+            loss = np.mean(np.log(np.exp(logits).sum(axis=1)) - chosen)
+            epochs += 1
+        return {"seconds": seconds, "epochs": epochs, "loss": float(loss)}
+
+    def peak(self, _: None) -> float:
+        """Return the most memory that the process has had, in bytes."""
+        return _memory("VmHWM")
 
 
-main()
+def _memory(name: str) -> float:
+    """Return the memory of this process in bytes: VmRSS now, VmHWM at its peak."""
+    status = Path("/proc/self/status").read_text()
+    return 1024.0 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,7 @@ from .metrics import accuracy
 from .network import MLP
 from .optimizers import Adam
 from .serialization import load
-from .text import aligned_table
+from .text import aligned_table, duration
 
 __all__ = ["main"]
 
@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show_config()
         return 0
     try:
+        if options.command == "bench":
+            return _bench(options)
         if options.backend is not None:
             set_backend(options.backend)
         if options.threads is not None:
@@ -104,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="print version, backend, instruction set and threads")
+    _add_bench(
+        commands.add_parser("bench", help="measure speed, against NumPy and other libraries")
+    )
     demo = commands.add_parser("demo", help="train a classifier of digits, then time its parts")
     check = commands.add_parser(
         "gradcheck", help="compare a network's backpropagation with finite differences"
@@ -127,6 +132,25 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--seed", type=int, metavar="N", default=0, help="default: 0")
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("groups", metavar="GROUP", nargs="*", help="default: all")
+    bench.add_argument("--peers", action="store_true", help="measure other libraries as well")
+    bench.add_argument("--quick", action="store_true", help="measure less, in 3 minutes")
+    bench.add_argument("--threads", type=int, metavar="N", help="most threads of a step")
+    bench.add_argument("--json", metavar="FILE", help="write what pytest-benchmark reads")
+    bench.add_argument("--report", metavar="DIR", help="write report.html, RESULTS.md and plots")
+    bench.add_argument("--compare", metavar="OLD.json", help="end with 1 if a case became slower")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """Run the benchmarks, which need the extra ``bench``."""
+    try:
+        from .benchmarks import command
+    except ModuleNotFoundError as error:
+        raise ImportError(f'{error}; pip install "fastmlp[bench]" has it') from error
+    return command.run(options)
 
 
 def _gradcheck(options: argparse.Namespace) -> int:
@@ -176,7 +200,7 @@ def _demo(seed: int) -> None:
     history = _train(net, X_train, targets, EPOCHS, seed, verbose=1)
     correct = accuracy(y_test, net.predict(X_test))
     rows = [
-        ["warm-up", _duration(warm_up), "the first step, on another network"],
+        ["warm-up", duration(warm_up), "the first step, on another network"],
         ["training", f"{sum(history.seconds):.3g} s", f"{history.n_steps:,} steps"],
         ["test accuracy", f"{100 * correct:.2f} %", f"{len(y_test)} digits not trained on"],
         *_step_rows(net, X_train[:BATCH_SIZE], targets[:BATCH_SIZE]),
@@ -219,14 +243,14 @@ def _step_rows(net: MLP, X: np.ndarray, y: np.ndarray) -> Table:
     )
     batch = f"batch of {len(X)}"
     return [
-        ["forward", _duration(forward), batch],
-        ["backward", _duration(gradient - forward), f"{batch}, gradient less forward"],
+        ["forward", duration(forward), batch],
+        ["backward", duration(gradient - forward), f"{batch}, gradient less forward"],
         [
             "(forward + backward) / forward",
             f"{gradient / forward:.2f}",
             "by count of operations: below 3",
         ],
-        ["training step, Adam", _duration(step), batch],
+        ["training step, Adam", duration(step), batch],
     ]
 
 
@@ -241,8 +265,8 @@ def _difference_rows(X: np.ndarray, y: np.ndarray, seed: int) -> Table:
     small = f"{'-'.join(map(str, SMALL_SIZES))} tanh, float64"
     return [
         ["gradient check, worst error", f"{check.max_relative_error:.1e}", f"relative, {small}"],
-        ["gradient by backpropagation", _duration(backpropagation), small],
-        ["gradient by differences", _duration(differences), f"{net.n_parameters:,} parameters"],
+        ["gradient by backpropagation", duration(backpropagation), small],
+        ["gradient by differences", duration(differences), f"{net.n_parameters:,} parameters"],
         ["differences / backpropagation", f"{differences / backpropagation:,.0f}", ""],
     ]
 
@@ -265,8 +289,8 @@ def _baseline_rows(X: np.ndarray, y: np.ndarray, X_test: np.ndarray, seed: int) 
     difference = np.abs(outputs[0] - outputs[1]).max()
     run = f"{COMPARED_EPOCHS} epochs, median of {COMPARED_RUNS}"
     return [
-        [f"training run, {get_backend()}", _duration(ours), run],
-        ["training run, NumPy baseline", _duration(baseline), run],
+        [f"training run, {get_backend()}", duration(ours), run],
+        ["training run, NumPy baseline", duration(baseline), run],
         ["NumPy baseline / fastmlp", f"{baseline / ours:.1f}", "same weights, order and steps"],
         ["largest difference", f"{difference:.1e}", "of probabilities, after the run"],
     ]
@@ -284,10 +308,3 @@ def _seconds(*calls: Callable[[], object], at_least: int = 20) -> list[float]:
             call()
             of_call.append(perf_counter() - began)
     return [median(of_call) for of_call in durations]
-
-
-def _duration(seconds: float) -> str:
-    """Write a duration with the unit that suits it."""
-    if seconds >= 1:
-        return f"{seconds:.3g} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"

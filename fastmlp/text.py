@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["aligned_table"]
+__all__ = ["aligned_table", "duration"]
 
 
 def aligned_table(rows: Sequence[Sequence[str]], align: str = "<") -> str:
@@ -29,3 +29,21 @@ def aligned_table(rows: Sequence[Sequence[str]], align: str = "<") -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def duration(seconds: float) -> str:
+    """Write a duration with the unit that suits it.
+
+    Parameters
+    ----------
+    seconds : float
+        The duration.
+
+    Returns
+    -------
+    str
+        Three digits, in s, ms or µs.
+    """
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"

@@ -7,6 +7,9 @@ cdef extern from "ceilings.hpp" namespace "fastmlp" nogil:
     Py_ssize_t fma_lanes(const double* kind)
     float run_fma(Py_ssize_t steps, float factor)
     double run_fma(Py_ssize_t steps, double factor)
+    enum: STREAM_LANES
+    float read_stream(const float* data, Py_ssize_t n)
+    float update_stream(float* data, Py_ssize_t n, float addend)
 
 
 def multiply_add_registers(bint single, Py_ssize_t steps, int n_threads=1):
@@ -35,3 +38,37 @@ def multiply_add_registers(bint single, Py_ssize_t steps, int n_threads=1):
             total += run_fma(steps, factor)
     lanes = fma_lanes(FLOATS) if single else fma_lanes(DOUBLES)
     return 2.0 * steps * lanes * n_threads if total else 0.0
+
+
+def stream_memory(cnp.ndarray data, bint write, Py_ssize_t repeats, int n_threads=1):
+    """Read, or read and write, an array in slices, one for each thread; return the bytes moved.
+
+    Parameters
+    ----------
+    data : array of float32, shape (n,)
+        A slice's rest that does not fill eight vectors is left out. Written numbers stay the same.
+    write : bool
+        Whether to write what is read.
+    repeats : int
+        How often each thread goes through its slice.
+    n_threads : int, default=1
+        Threads.
+
+    Returns
+    -------
+    float
+        Bytes read and written by all threads; timing the call gives the bandwidth.
+    """
+    cdef float* start = <float*> writable(data, data).data
+    cdef Py_ssize_t share = cnp.PyArray_SIZE(data) // n_threads, repeat
+    cdef float addend = 0
+    cdef double total = 0
+    cdef int thread
+    share -= share % STREAM_LANES
+    for thread in prange(n_threads, nogil=True, num_threads=n_threads, schedule="static"):
+        for repeat in range(repeats if share else 0):
+            if write:
+                total += update_stream(start + thread * share, share, addend)
+            else:
+                total += read_stream(start + thread * share, share)
+    return (2.0 if write else 1.0) * 4 * share * repeats * n_threads if total == total else 0.0

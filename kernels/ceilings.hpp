@@ -28,4 +28,34 @@ static T run_fma(std::ptrdiff_t steps, T factor) {
     return total[0];
 }
 
+// What an update of float32 weights in place does to memory, and reading them. n must be a
+// multiple of STREAM_LANES.
+constexpr int STREAMS = 8;
+enum { STREAM_LANES = STREAMS * vector_width<float>() };
+
+// Reads n elements and returns their sum.
+static inline float read_stream(const float* data, std::ptrdiff_t n) {
+    using Vector = typename Pack<float>::type;
+    Vector sums[STREAMS] = {};
+    for (std::ptrdiff_t i = 0; i < n; i += STREAM_LANES)
+#pragma GCC unroll 8
+        for (int s = 0; s < STREAMS; ++s)
+            sums[s] += *reinterpret_cast<const Vector*>(data + i + s * vector_width<float>());
+    Vector total = {};
+#pragma GCC unroll 8
+    for (int s = 0; s < STREAMS; ++s) total += sums[s];
+    return total[0];
+}
+
+// Reads and writes n elements; returns the last.
+static inline float update_stream(float* data, std::ptrdiff_t n, float addend) {
+    using Vector = typename Pack<float>::type;
+    const Vector addends = addend - Vector{};
+    for (std::ptrdiff_t i = 0; i < n; i += STREAM_LANES)
+#pragma GCC unroll 8
+        for (int s = 0; s < STREAMS; ++s)
+            *reinterpret_cast<Vector*>(data + i + s * vector_width<float>()) += addends;
+    return data[n - 1];
+}
+
 }  // namespace fastmlp

@@ -10,6 +10,7 @@ import pytest
 
 import fastmlp as fm
 from fastmlp import backends, cli
+from fastmlp.text import duration
 
 
 @pytest.fixture(autouse=True)
@@ -153,4 +154,4 @@ def test_python_m_fastmlp_is_the_command(tmp_path):
     ("seconds", "text"), [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 µs")]
 )
 def test_durations_have_a_suitable_unit(seconds, text):
-    assert cli._duration(seconds) == text
+    assert duration(seconds) == text

@@ -48,8 +48,9 @@ ORDER = (
     "__main__",
 )
 
-#: The users' handle on training, files and derivatives imports them when it is called.
-LATE = {"network": {"training", "serialization", "derivatives"}}
+#: The users' handle on training, files and derivatives imports them when it is called, and only
+#: the command knows of the benchmarks.
+LATE = {"network": {"training", "serialization", "derivatives"}, "cli": {"benchmarks"}}
 
 
 def run_python(code, cwd):

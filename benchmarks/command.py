@@ -1,0 +1,169 @@
+"""What ``fastmlp bench`` does: run the suite, print tables, write reports, compare runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastmlp.kernels import load_backend
+from fastmlp.text import aligned_table
+
+from . import comparison, results
+from .results import Results
+
+__all__ = ["GROUPS", "run"]
+
+FOLDER = Path(__file__).parent
+
+#: Names of the groups, in the order in which they are measured.
+GROUPS = (
+    "single",
+    "training",
+    "forward",
+    "batches",
+    "cost",
+    "differences",
+    "kernels",
+    "optimizers",
+    "activations",
+    "shapes",
+    "threads",
+    "target",
+    "cold",
+    "memory",
+)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, and print and write what was asked for.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        The arguments of the command.
+
+    Returns
+    -------
+    int
+        0; 1 if a benchmark failed, or one is slower than it was.
+
+    Raises
+    ------
+    ImportError
+        If pytest-benchmark, matplotlib or the compiled kernels are missing.
+    ValueError
+        If a group does not exist, or a file cannot be compared with.
+    """
+    unknown = sorted(set(options.groups) - set(GROUPS))
+    if unknown:
+        raise ValueError(f"GROUP must be one of {', '.join(GROUPS)}, got {', '.join(unknown)}")
+    load_backend("cython")
+    before = results.read(options.compare) if options.compare else None
+    groups = [name for name in GROUPS if name in (options.groups or GROUPS)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(options.json or Path(folder, "results.json"))
+        status = measure(groups, path, options)
+        if not path.exists() or not path.stat().st_size:
+            return status or 1
+        found = results.read(path)
+        print_tables(found)
+        if options.report:
+            from . import report
+
+            report.write(found, Path(options.report))
+        if before is not None:
+            status = max(status, compare(before, found, options))
+    return status
+
+
+def measure(
+    groups: Sequence[str], path: Path, options: argparse.Namespace, lines: Sequence[str] = ()
+) -> int:
+    """Run groups with pytest in this process, and write the results.
+
+    Parameters
+    ----------
+    groups : sequence of str
+        Names of the groups.
+    path : pathlib.Path
+        File to write.
+    options : argparse.Namespace
+        The arguments of the command.
+    lines : sequence of str, optional
+        The only lines to measure, and that without peers.
+
+    Returns
+    -------
+    int
+        1 if a benchmark failed, else 0.
+    """
+    import pytest
+
+    from .progress import Progress
+
+    arguments = [str(FOLDER / f"test_{name}.py") for name in groups]
+    arguments += ["-o", "addopts=", "--import-mode=importlib"]
+    arguments += ["-p", "no:cacheprovider", "-p", "no:terminal"]
+    arguments += ["--benchmark-only", f"--benchmark-json={path}"]
+    arguments += ["--peers"] * (options.peers and not lines) + ["--quick"] * options.quick
+    arguments += [f"--line={line}" for line in lines]
+    arguments += [f"--threads={options.threads}"] * (options.threads is not None)
+    progress = Progress()
+    pytest.main(arguments, [progress])
+    for text in progress.skipped:
+        print(f"skipped: {text}", file=sys.stderr)
+    for text in progress.failed:
+        print(f"failed: {text}", file=sys.stderr)
+    return 1 if progress.failed else 0
+
+
+def print_tables(found: Results) -> None:
+    """Print a table for each line, group by group.
+
+    Parameters
+    ----------
+    found : Results
+        A run.
+    """
+    for group, lines in found.groups():
+        print(f"\n=== {group}")
+        for line in lines:
+            print(f"\n{line.name}\n{aligned_table([results.HEADER, *results.table(line)])}")
+    slower = results.behind(found)
+    print(f"\nfastmlp is not the fastest on {len(slower)} of {len(found.lines)} lines")
+    for each in slower:
+        print(f"  {each.line.group}: {each.line.name}: {each.faster.name} is {each.ratio:.2f}×")
+
+
+def compare(before: Results, found: Results, options: argparse.Namespace) -> int:
+    """Print which cases became slower, each measured again before it is believed.
+
+    Parameters
+    ----------
+    before, found : Results
+        The earlier run and this one.
+    options : argparse.Namespace
+        The arguments of the command.
+
+    Returns
+    -------
+    int
+        1 if there are such cases, else 0.
+    """
+    suspects = comparison.slower(before, found)
+    for _ in range(comparison.REPETITIONS):
+        if not suspects:
+            break
+        groups = sorted({each.group for each in suspects})
+        lines = sorted({each.line for each in suspects})
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "again.json")
+            measure(groups, path, options, lines)
+            suspects = comparison.still_slower(suspects, results.read(path))
+    print(f"\n{len(suspects)} cases are slower than on {before.date}")
+    for each in suspects:
+        print(f"  {each}")
+    return 1 if suspects else 0

@@ -1,0 +1,433 @@
+"""Cases, timed in turn between measurements of the ceilings.
+
+Whoever is compared is measured in the same rounds: one round after the other, each case once in
+each. What disturbs the machine for a while then disturbs all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from statistics import median, quantiles
+from threading import Timer
+from time import perf_counter, sleep
+from typing import Any, Protocol
+
+import numpy as np
+
+import fastmlp as fm
+
+from .ceilings import Ceilings, Work
+from .competitors import COMPETITORS
+from .problems import Problem
+
+__all__ = [
+    "OWN",
+    "Call",
+    "Case",
+    "Job",
+    "Measurement",
+    "Options",
+    "Process",
+    "Skipped",
+    "agree",
+    "contest",
+    "measure",
+    "spread",
+]
+
+#: fastmlp itself: what does not run there is an error.
+OWN = tuple(name for name in COMPETITORS if name.startswith("fastmlp"))
+
+#: Idle threads spin for a while, those of OpenBLAS for 0.1 s; the next one waits until they sleep.
+SECONDS_BETWEEN = 0.12
+
+#: A process that takes longer to get ready is given up.
+PATIENCE = 120.0
+
+#: Largest difference of results that did the same work, as a share of the largest result.
+TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
+
+
+class Skipped(Exception):  # noqa: N818
+    """A competitor cannot run here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for.
+
+    Parameters
+    ----------
+    peers : bool
+        Whether to measure other libraries than NumPy.
+    quick : bool
+        Whether to measure less, and less often.
+    timed : bool
+        Whether times are wanted; otherwise each case runs once, as a test.
+    threads : int
+        Most threads of a step.
+    lines : tuple of str
+        The only lines to measure, if any are named.
+    """
+
+    peers: bool
+    quick: bool
+    timed: bool
+    threads: int
+    lines: tuple[str, ...] = ()
+
+    @property
+    def small(self) -> bool:
+        """Whether a few cases are enough."""
+        return self.quick or not self.timed
+
+    @property
+    def thread_counts(self) -> tuple[int, ...]:
+        """One thread, and the most."""
+        return (1,) if self.threads == 1 or not self.timed else (1, self.threads)
+
+    @property
+    def rounds(self) -> int:
+        """How often each case is timed."""
+        return 31
+
+    @property
+    def seconds(self) -> float:
+        """How long a timing takes at least."""
+        return 0.0015 if self.quick else 0.006
+
+    def names(self, *wanted: str) -> list[str]:
+        """Return the competitors that are to be measured, of these."""
+        return [name for name in wanted if self.peers or not COMPETITORS[name].peer]
+
+
+class Job(Protocol):
+    """Something that can be timed."""
+
+    def prepare(self) -> Mapping[str, Any]:
+        """Check its results, warm up, and return what there is to know about it."""
+
+    def run(self, n_steps: int) -> float:
+        """Return the seconds of so many steps."""
+
+    def close(self) -> Mapping[str, Any]:
+        """End it and return what there is to know afterwards."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One line of a table.
+
+    Parameters
+    ----------
+    line : str
+        The task; its first case is the one that others are compared with.
+    name : str
+        Who does it, or how.
+    open : callable
+        Starts the job.
+    work : Work, optional
+        What a step has to do, for the share of the ceiling.
+    unit : int
+        Steps come in multiples of this.
+    rounds : int, optional
+        Rounds, if not those of the options; then each is one step.
+    notes : dict
+        More about the case, for tables and plots.
+    pause : float
+        Seconds to wait before, for others' threads to go to sleep.
+    own : bool
+        Whether it is fastmlp that is measured.
+    rival : bool
+        Whether the line's first case should be faster.
+    """
+
+    line: str
+    name: str
+    open: Callable[[], Job]
+    work: Work | None = None
+    unit: int = 1
+    rounds: int | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    pause: float = 0.0
+    own: bool = True
+    rival: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.line}: {self.name}"
+
+
+@dataclass
+class Measurement:
+    """What a case took.
+
+    Parameters
+    ----------
+    seconds : list of float
+        Of a step, in each round.
+    floors : list of dict
+        Least seconds that the ceilings of that round allow, by "FMA" and "memory".
+    yardsticks : list of float
+        Seconds of 10⁹ multiply-adds in registers, in each round.
+    notes : dict
+        More about the case.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    floors: list[dict[str, float]] = field(default_factory=list)
+    yardsticks: list[float] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def floor(self) -> tuple[str, float] | None:
+        """Return the bound that counts and its seconds, the median of the rounds."""
+        if not self.floors:
+            return None
+        middle = {name: median(each[name] for each in self.floors) for name in self.floors[0]}
+        return max(middle.items(), key=lambda item: item[1])
+
+
+def spread(seconds: list[float]) -> float:
+    """Return the distance of the quartiles as a share of the median."""
+    if len(seconds) < 2:
+        return 0.0
+    low, middle, high = quantiles(seconds, n=4, method="inclusive")
+    return (high - low) / middle
+
+
+def agree(results: Iterable[np.ndarray], expected: Iterable[np.ndarray], who: str) -> None:
+    """Raise if arrays differ by more than rounding does after some steps."""
+    for result, reference in zip(results, expected, strict=True):
+        if result.shape != reference.shape:
+            raise AssertionError(f"{who} has shape {result.shape}, expected {reference.shape}")
+        difference = np.abs(result - reference).max(initial=0)
+        largest = np.abs(reference).max(initial=0)
+        if not difference <= TOLERANCE[str(reference.dtype)] * max(largest, 1e-30):
+            raise AssertionError(f"{who} is off by {difference:.2g} of {largest:.2g}")
+
+
+# --- Jobs ---------------------------------------------------------------------------------
+
+
+class Call:
+    """A call in this process, on the Cython backend.
+
+    Parameters
+    ----------
+    call : callable
+        What to time.
+    check : callable
+        Raises AssertionError if the results are wrong.
+    n_threads : int
+        Limit of fastmlp's threads.
+    step : int
+        Steps that one call does.
+    """
+
+    def __init__(
+        self, call: Callable[[], Any], check: Callable[[], Any], n_threads: int = 1, step: int = 1
+    ) -> None:
+        self.call, self.check, self.n_threads, self.step = call, check, n_threads, step
+
+    def prepare(self) -> dict[str, Any]:
+        """Check."""
+        fm.set_num_threads(self.n_threads)
+        self.check()
+        return {}
+
+    def run(self, n_steps: int) -> float:
+        """Return the seconds of so many steps."""
+        fm.set_num_threads(self.n_threads)
+        call, n_calls = self.call, n_steps // self.step
+        began = perf_counter()
+        for _ in range(n_calls):
+            call()
+        return perf_counter() - began
+
+    def close(self) -> dict[str, Any]:
+        """Do nothing."""
+        return {}
+
+
+class Process:
+    """A competitor in a process of its own.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`~fastmlp.benchmarks.competitors.COMPETITORS`.
+    problem : Problem
+        What it does.
+    n_threads : int
+        Cores that it may use.
+    """
+
+    def __init__(self, name: str, problem: Problem, n_threads: int) -> None:
+        self.name, self.problem, self.ready = name, problem, False
+        # Some machines pin OpenBLAS to an older processor.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "fastmlp.benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        job = {"name": name, "problem": asdict(problem), "n_threads": n_threads}
+        self._send(job)
+
+    def _send(self, request: object) -> None:
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+
+    def _receive(self) -> Any:
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process ended with status {self.process.wait()}")
+        return json.loads(answer)
+
+    def ask(self, request: str, argument: object = None) -> Any:
+        """Have the worker do something and return its answer."""
+        self._send([request, argument])
+        return self._receive()
+
+    def prepare(self) -> dict[str, Any]:
+        """Wait until it is ready, and compare its results with the reference."""
+        alarm = Timer(PATIENCE, self.process.kill)
+        alarm.start()
+        try:
+            answer = self._receive()
+        except RuntimeError as error:
+            answer = {"failed": str(error)}
+        finally:
+            alarm.cancel()
+        if "skipped" in answer:
+            raise Skipped(answer["skipped"])
+        if "failed" in answer:
+            kind = AssertionError if self.name in OWN else Skipped
+            raise kind(f"{self.name}: {answer['failed']}")
+        result = _centred(np.array(answer["result"], self.problem.dtype), self.problem)
+        agree([result], [_expected(self.problem)], self.name)
+        self.ready = True
+        return answer["notes"]
+
+    def run(self, n_steps: int) -> float:
+        """Return the seconds of so many steps."""
+        return self.ask("run", n_steps)
+
+    def close(self) -> dict[str, Any]:
+        """End the process and return how much memory it took, after its imports."""
+        notes = {"peak_bytes": self.ask("peak")} if self.ready else {}
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        return notes
+
+
+def _centred(result: np.ndarray, problem: Problem) -> np.ndarray:
+    """Take from logits what all of a row have in common, which the loss does not see."""
+    if problem.job == "gradient" or problem.loss != "cross_entropy":
+        return result
+    return result - result.mean(axis=1, keepdims=True)
+
+
+@cache
+def _expected(problem: Problem) -> np.ndarray:
+    """Return what the reference reaches in the same steps."""
+    with fm.use_backend("numpy"):
+        job = COMPETITORS["NumPy plain"].make(problem)
+        job.run(problem.checked_steps)
+        if problem.job == "gradient":
+            return np.asarray(job.gradient())
+        return _centred(job.predict(np.atleast_2d(problem.batches()[0][0])), problem)
+
+
+def contest(problem: Problem, n_threads: int, names: Iterable[str], **notes: Any) -> list[Case]:
+    """Return the cases of competitors at one problem, each in a process of its own."""
+    threads = f"{n_threads} thread{'s' * (n_threads > 1)}"
+    return [
+        Case(
+            f"{problem}; {threads}",
+            name,
+            lambda name=name: Process(name, problem, n_threads),
+            problem.work(n_threads),
+            unit=problem.unit,
+            notes={"problem": str(problem), "batch_size": problem.batch_size} | notes,
+            pause=SECONDS_BETWEEN * (n_threads > 1),
+            own=name in OWN,
+            rival=name != "fastmlp",
+        )
+        for name in names
+    ]
+
+
+# --- Rounds -------------------------------------------------------------------------------
+
+
+def measure(
+    cases: list[Case], options: Options, tick: Callable[[float], Any] = lambda share: None
+) -> dict[Case, Measurement | Exception]:
+    """Time cases in turn.
+
+    Parameters
+    ----------
+    cases : list of Case
+        Those that are compared.
+    options : Options
+        How often and how long.
+    tick : callable, optional
+        Told the share of the work that has been done since it was called last.
+
+    Returns
+    -------
+    dict
+        By case; the exception where it cannot run, or did something else than it should.
+    """
+    jobs = {case: case.open() for case in cases}  # processes start at the same time
+    found: dict[Case, Measurement | Exception] = {}
+    try:
+        for case, job in jobs.items():
+            try:
+                found[case] = Measurement(notes=dict(case.notes) | dict(job.prepare()))
+            except (Skipped, AssertionError) as error:
+                found[case] = error
+        running = {c: jobs[c] for c, m in found.items() if isinstance(m, Measurement)}
+        steps = {case: _steps(case, job, options) for case, job in running.items()}
+        rounds = max((case.rounds or options.rounds for case in running), default=0)
+        for index in range(rounds):
+            ceilings = Ceilings()
+            for case, job in running.items():
+                if index < (case.rounds or options.rounds):
+                    _time(case, job, steps[case], ceilings, found[case])
+            tick(1 / rounds)
+    finally:
+        for case, job in jobs.items():
+            notes = job.close()
+            if isinstance(found.get(case), Measurement):
+                found[case].notes |= notes
+    return found
+
+
+def _steps(case: Case, job: Job, options: Options) -> int:
+    """Return how many steps of a case fill a round."""
+    if case.rounds is not None:
+        return case.unit
+    seconds = min(job.run(case.unit) for _ in range(3)) / case.unit
+    return case.unit * max(1, round(options.seconds / seconds / case.unit))
+
+
+def _time(case: Case, job: Job, n_steps: int, ceilings: Ceilings, to: Measurement) -> None:
+    """Time one round of a case, and the ceilings beside it."""
+    if case.work is not None:
+        to.floors.append(ceilings.seconds(case.work))
+    to.yardsticks.append(2e9 / ceilings.rate("fma", "float32", 1))
+    sleep(case.pause)
+    if n_steps > case.unit:
+        job.run(case.unit)  # caches and clock come back from what ran before
+    to.seconds.append(job.run(n_steps) / n_steps)

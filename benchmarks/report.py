@@ -1,0 +1,218 @@
+"""A run as one HTML page, and as a page of Markdown with plots beside it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastmlp.text import duration
+
+from .plots import PLOTS, as_svg
+from .results import HEADER, Results, behind, table
+
+__all__ = ["write"]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading of a level, 1 or more."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; its columns but the first are set to the right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot as SVG, with what it shows."""
+
+    name: str
+    caption: str
+    svg: str
+
+
+Block = Heading | Table | Plot | str
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write ``report.html``, ``RESULTS.md`` and ``plots/*.svg``.
+
+    Parameters
+    ----------
+    results : Results
+        A run.
+    folder : pathlib.Path
+        Where to; made if it does not exist.
+    """
+    blocks = list(_blocks(results))
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    for block in blocks:
+        if isinstance(block, Plot):
+            (folder / "plots" / f"{block.name}.svg").write_text(block.svg)
+    (folder / "RESULTS.md").write_text("\n\n".join(map(_as_markdown, blocks)) + "\n")
+    body = "\n".join(map(_as_html, blocks))
+    (folder / "report.html").write_text(PAGE.format(body=body))
+
+
+# --- Contents -----------------------------------------------------------------------------
+
+
+def _blocks(results: Results) -> Iterator[Block]:
+    """Yield the report: what is lost, the answers, the machine, plots, then every table."""
+    yield Heading(1, "Benchmarks")
+    asked = results.machine["options"]
+    options = "".join(f" --{name}" for name in ("quick", "peers") if asked[name])
+    yield f"Measured on {results.date} UTC by `fastmlp bench{options}`."
+    yield from _losses(results)
+    yield from _answers(results)
+    yield from _machine(results)
+    yield Heading(2, "Plots")
+    for name, (caption, draw) in PLOTS.items():
+        figure = draw(results)
+        if figure is not None:
+            yield Plot(name, caption, as_svg(figure))
+    yield Heading(2, "All lines")
+    yield (
+        "Median of the rounds; spread: the distance of the quartiles as a share of it; ratio: to "
+        "the first case; then the share of the ceiling that binds, multiply-adds or memory "
+        "traffic, measured between the rounds."
+    )
+    for group, lines in results.groups():
+        yield Heading(3, group)
+        for line in lines:
+            yield line.name
+            yield Table(HEADER, table(line))
+
+
+def _losses(results: Results) -> Iterator[Block]:
+    yield Heading(2, "Where fastmlp is not the fastest")
+    rows = [
+        [
+            f"{each.line.group}: {each.line.name}",
+            each.faster.name,
+            duration(each.faster.median),
+            duration(each.line.rows[0].median),
+            f"{each.ratio:.2f}",
+            each.reason,
+        ]
+        for each in behind(results)
+    ]
+    yield f"{len(rows)} of {len(results.lines)} lines."
+    if rows:
+        yield Table(["line", "fastest", "it takes", "fastmlp takes", "ratio", "why"], rows)
+
+
+def _answers(results: Results) -> Iterator[Block]:
+    """Yield what backward, a gradient, differences and backends cost, with numbers."""
+    rows = [*_costs(results), *_differences(results), *_backends(results)]
+    if rows:
+        yield Heading(2, "Answers")
+        yield Table(["question", "measured on", "answer"], rows)
+
+
+def _costs(results: Results) -> Iterator[list[str]]:
+    for line in results.group("cost"):
+        forward, *others = line.rows
+        if forward.extra["width"] in {256, 512, 1024, 2048}:
+            applied, stored = (row.median / forward.median for row in others)
+            answer = f"{applied:.2f} forwards if applied at once, {stored:.2f} if ∂W is stored"
+            yield ["a full gradient", line.name, answer]
+            moved = [row.extra["bytes"] / forward.extra["bytes"] for row in others]
+            model = f"{moved[0]:.2f} and {moved[1]:.2f} times the bytes of a forward"
+            yield ["the bytes that it must move", line.name, model]
+            answer = f"{applied - 1:.2f} and {stored - 1:.2f} forwards"
+            yield ["backward over forward", line.name, answer]
+
+
+def _differences(results: Results) -> Iterator[list[str]]:
+    for line in results.group("differences"):
+        first, *others = line.rows
+        for row in others:
+            about = "≈ " if row.extra.get("extrapolated") else ""
+            answer = f"{about}{row.median / first.median:,.0f} × backpropagation"
+            yield [row.name, f"{first.extra['n_parameters']:,} parameters", answer]
+
+
+def _backends(results: Results) -> Iterator[list[str]]:
+    names = {"numba", "numpy", "fastmlp numba", "fastmlp numpy", "NumPy in place", "NumPy plain"}
+    for line in [*results.group("kernels"), *results.group("training")]:
+        found = [row for row in line.rows[1:] if row.name in names]
+        if found and (line.group == "kernels" or any("fastmlp" in row.name for row in found)):
+            first = line.rows[0]
+            ratios = [f"{row.name} {row.median / first.median:.2f}" for row in found]
+            yield [f"times as long as {first.name}", line.name, ", ".join(ratios)]
+
+
+def _machine(results: Results) -> Iterator[Block]:
+    yield Heading(2, "Machine and versions")
+    machine = results.machine
+    settings = {"processor": machine["cpu"].get("brand_raw", "unknown")}
+    settings |= {"system": machine["platform"]} | machine["fastmlp"] | machine["versions"]
+    yield Table(["", ""], [[name, str(value)] for name, value in settings.items()])
+    rows = []
+    for n_threads, found in machine.get("ceilings", {}).items():
+        rows += [
+            [f"multiply-adds, {dtype}", n_threads, f"{found[dtype] / 1e9:.0f} GF/s"]
+            for dtype in ("float32", "float64")
+        ]
+        for level, rates in found["memory"].items():
+            size = f"{level}, {rates['bytes'] / 2**10:,.0f} KiB"
+            for kind in ("read", "read and write"):
+                rows.append([f"{kind}, {size}", n_threads, f"{rates[kind] / 1e9:.0f} GB/s"])
+    if rows:
+        yield Table(["ceiling", "threads", "measured"], rows)
+
+
+# --- Formats ------------------------------------------------------------------------------
+
+
+def _as_markdown(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {block.text}"
+    if isinstance(block, Plot):
+        return f"**{block.caption}**\n\n![{block.caption}](plots/{block.name}.svg)"
+    if isinstance(block, Table):
+        rule = ["---", *["---:"] * (len(block.header) - 1)]
+        rows = [block.header, rule, *block.rows]
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return block
+
+
+def _as_html(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
+    if isinstance(block, Plot):
+        caption = html.escape(block.caption)
+        return f"<figure><figcaption>{caption}</figcaption>{block.svg}</figure>"
+    if isinstance(block, Table):
+        head = _row(block.header, "th")
+        return f"<table>{head}{''.join(_row(row, 'td') for row in block.rows)}</table>"
+    return f"<p>{html.escape(block)}</p>"
+
+
+def _row(cells: Sequence[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>fastmlp benchmarks</title>
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em }}
+table {{ border-collapse: collapse; margin: 0.3em 0 1.2em }}
+th, td {{ padding: 0.15em 0.8em; text-align: right; border-bottom: 1px solid #ddd }}
+th:first-child, td:first-child {{ text-align: left }}
+figure {{ margin: 1.5em 0 }} figcaption {{ font-weight: 600 }}
+figure svg {{ max-width: 100%; height: auto }}
+</style></head><body>
+{body}
+</body></html>
+"""

@@ -1,0 +1,33 @@
+"""Outputs of batches against other libraries."""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+from fastmlp.benchmarks.measuring import Case, Options, contest
+from fastmlp.benchmarks.problems import MNIST, Problem
+
+LINES_APART = True
+
+RUNNERS = (
+    "fastmlp",
+    "NumPy in place",
+    "NumPy plain",
+    "scikit-learn",
+    "PyTorch",
+    "JAX",
+    "ONNX Runtime",
+)
+
+
+def cases(options: Options) -> Iterator[Case]:
+    """Return the lines, on one thread and on all."""
+    counts = (1,) if options.quick else options.thread_counts
+    for n, n_threads in product((128,) if options.small else (32, 128, 1024), counts):
+        slow = ["PyTorch compiled"] if (n, n_threads) == (1024, 1) else []
+        problem = Problem(MNIST, n, "forward", n_batches=1)
+        yield from contest(problem, n_threads, options.names(*RUNNERS, *slow))
+
+
+def test_forward(case: Case, bench: Callable[[Case], None]) -> None:
+    """Time a competitor."""
+    bench(case)
