@@ -1973,7 +1973,9 @@ def factor_norms(layers: Indices, inputs: Array, deltas: Array, out: Array) -> N
         no bias.
     """
     ends = layers[:, [CODES["N_IN"], CODES["N_OUT"]]].cumsum(axis=0)[:-1].T
-    parts = (np.split(matrix, at, axis=1) for matrix, at in zip((inputs, deltas), ends, strict=True))
+    parts = (
+        np.split(matrix, at, axis=1) for matrix, at in zip((inputs, deltas), ends, strict=True)
+    )
     squares = sum(
         np.square(delta).sum(axis=1) * (np.square(a).sum(axis=1) + (n_biases > 0))
         for a, delta, n_biases in zip(*parts, layers[:, CODES["BIASES"]], strict=True)
