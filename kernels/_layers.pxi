@@ -37,7 +37,6 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     double dot(const double* a, const double* b, Py_ssize_t n)
 
 cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
-    Py_ssize_t few_columns(Py_ssize_t rows, const float* kind)
     void multiply_few(const float* start, const float* a, Py_ssize_t a_row, const float* b,
                       Py_ssize_t b_step, Py_ssize_t depth, float* c, Py_ssize_t rows,
                       Py_ssize_t columns)
@@ -45,7 +44,7 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
                         Py_ssize_t depth, Py_ssize_t columns, float* c, Py_ssize_t c_row,
                         Py_ssize_t rows)
     Py_ssize_t list_rows(const float* x, Py_ssize_t x_row, Py_ssize_t samples, Py_ssize_t first,
-                         Py_ssize_t n, bint all, Py_ssize_t* list)
+                         Py_ssize_t n, Py_ssize_t* list)
     void dot_rows(const float* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
                   const float* d, Py_ssize_t columns, bint padded, float* out)
     void store_outer(const float* x, Py_ssize_t x_row, const float* d, Py_ssize_t d_row,
@@ -55,7 +54,6 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
                    Py_ssize_t n, const Py_ssize_t* list, Py_ssize_t rows, Py_ssize_t columns,
                    float* theta, Py_ssize_t theta_row, float learning_rate, float decay)
     bint all_finite(const float* d, Py_ssize_t n)
-    Py_ssize_t few_columns(Py_ssize_t rows, const double* kind)
     void multiply_few(const double* start, const double* a, Py_ssize_t a_row, const double* b,
                       Py_ssize_t b_step, Py_ssize_t depth, double* c, Py_ssize_t rows,
                       Py_ssize_t columns)
@@ -63,7 +61,7 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
                         Py_ssize_t depth, Py_ssize_t columns, double* c, Py_ssize_t c_row,
                         Py_ssize_t rows)
     Py_ssize_t list_rows(const double* x, Py_ssize_t x_row, Py_ssize_t samples, Py_ssize_t first,
-                         Py_ssize_t n, bint all, Py_ssize_t* list)
+                         Py_ssize_t n, Py_ssize_t* list)
     void dot_rows(const double* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
                   const double* d, Py_ssize_t columns, bint padded, double* out)
     void store_outer(const double* x, Py_ssize_t x_row, const double* d, Py_ssize_t d_row,
@@ -73,6 +71,14 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
                    Py_ssize_t n, const Py_ssize_t* list, Py_ssize_t rows, Py_ssize_t columns,
                    double* theta, Py_ssize_t theta_row, double learning_rate, double decay)
     bint all_finite(const double* d, Py_ssize_t n)
+
+
+cdef enum:
+    PANEL_ROOM = PANEL_WIDTH + ROW_MULTIPLE  # of a packed panel and a tile of inputs, a step
+    PACKING_TILES = 4  # that read a panel in turn repay that it is packed …
+    PACKING_ROWS = 16  # … or that are in the rows of W, if it is near enough as it lies
+    SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few
+    LISTED_ROWS = 64  # rows of a weight that a few samples take at a time
 
 
 cdef struct Matrix:  # of floats or doubles, as the call says; a vector is one row
@@ -96,20 +102,19 @@ cdef struct Update:  # what becomes of the gradient of a layer
     double averaging  # the share of its distance from θ by which it moves
 
 
+cdef struct Listed:  # rows of a weight, of `rows` from `first` on
+    Py_ssize_t first
+    Py_ssize_t rows
+    Py_ssize_t n
+    Py_ssize_t list[LISTED_ROWS]
+
+
 cdef struct Grid:  # a thread's run of the tiles of an output
     Py_ssize_t row_tiles
     Py_ssize_t columns
     Py_ssize_t panels  # of columns, of nearly equal numbers of vectors
     Py_ssize_t first
     Py_ssize_t last
-
-
-cdef enum:
-    PANEL_ROOM = PANEL_WIDTH + ROW_MULTIPLE  # of a packed panel and a tile of inputs, a step
-    PACKING_TILES = 4  # that read a panel in turn repay that it is packed …
-    PACKING_ROWS = 16  # … or that are in the rows of W, if it is near enough as it lies
-    SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few
-    LISTED_ROWS = 128  # rows of a weight that a few samples take at a time
 
 
 cdef inline Py_ssize_t ceil_divide(Py_ssize_t n, Py_ssize_t divisor) noexcept nogil:
@@ -422,7 +427,7 @@ cdef void forward_few(
     """Compute a = σ(xW + b) of WIDE_TILE_ROWS samples at most; each row of W is read once."""
     cdef floating sums[WIDE_TILE_SIZE]
     cdef floating start[WIDE_TILE_SIZE]
-    cdef Py_ssize_t width = few_columns(x.rows, sums), step = weight.stride
+    cdef Py_ssize_t width = wide_tile_columns(sums), step = weight.stride
     cdef Py_ssize_t block, column, columns, r, k, j
     cdef const floating* rows = <const floating*> x.data
     cdef const floating* source
@@ -479,39 +484,52 @@ cdef inline bint is_off_at_zero(int activation) noexcept nogil:
     return activation == RELU or activation == RELU6
 
 
-cdef inline void backward_rows(
-    Matrix delta, Matrix weight, Matrix y_or_z, Py_ssize_t first, Py_ssize_t rows,
-    int activation, floating alpha, Matrix out,
+cdef inline void list_where_on(
+    Matrix x, Py_ssize_t first, Py_ssize_t rows, bint all_of_them, Listed* out, floating* kind
 ) noexcept nogil:
-    """Compute δWᵀ ⊙ σ' of LISTED_ROWS rows of W at most, leaving out those of units that are off.
+    """List LISTED_ROWS rows of W at most: those whose input is not 0 in a sample, or all."""
+    cdef Py_ssize_t r
+    out.first, out.rows, out.n = first, rows, rows
+    if all_of_them:
+        for r in range(rows):
+            out.list[r] = first + r
+    else:
+        out.n = list_rows(
+            <const floating*> x.data, x.stride, x.rows, first, rows, out.list
+        )
+
+
+cdef inline void backward_rows(
+    Matrix delta, Matrix weight, Matrix y_or_z, const Listed* on, int activation,
+    floating alpha, Matrix out,
+) noexcept nogil:
+    """Compute δWᵀ ⊙ σ' where units are on, and 0 in the rows between.
 
     out may be y_or_z, so the products wait until it has been read.
     """
     cdef floating grad[LISTED_ROWS]
     cdef floating dots[TILE_SIZE]
-    cdef Py_ssize_t list[LISTED_ROWS]
     cdef Py_ssize_t group, listed, row, r, width = vector_width(grad)
-    cdef const floating* known = <const floating*> y_or_z.data
-    cdef bint padded_rows = whole_vectors(weight.columns, grad) <= min(
+    cdef bint is_padded = whole_vectors(weight.columns, grad) <= min(
         weight.readable, delta.readable
     )
-    cdef Py_ssize_t n = list_rows(
-        known, y_or_z.stride, delta.rows, first, rows, not is_off_at_zero(activation), list
-    )
     for row in range(delta.rows):
-        for r in range(rows if n < rows else 0):
+        for r in range(on.rows if on.n < on.rows else 0):
             grad[r] = 0
-        for group in range(ceil_divide(n, width)):
-            listed = min(width, n - group * width)
+        for group in range(ceil_divide(on.n, width)):
+            listed = min(width, on.n - group * width)
             dot_rows(
-                <const floating*> weight.data, weight.stride, list + group * width, listed,
-                <const floating*> delta.data + row * delta.stride, weight.columns, padded_rows,
+                <const floating*> weight.data, weight.stride, on.list + group * width, listed,
+                <const floating*> delta.data + row * delta.stride, weight.columns, is_padded,
                 dots,
             )
             for r in range(listed):
-                grad[list[group * width + r] - first] = dots[r]
-        apply_derivative(known + row * y_or_z.stride + first, rows, activation, alpha, grad)
-        copy_row(grad, rows, <floating*> out.data + row * out.stride + first)
+                grad[on.list[group * width + r] - on.first] = dots[r]
+        apply_derivative(
+            <const floating*> y_or_z.data + row * y_or_z.stride + on.first, on.rows, activation,
+            alpha, grad,
+        )
+        copy_row(grad, on.rows, <floating*> out.data + row * out.stride + on.first)
 
 
 cdef void backward_input_few(
@@ -523,12 +541,14 @@ cdef void backward_input_few(
     finite numbers in δ. out may be y_or_z.
     """
     cdef Py_ssize_t block, first
+    cdef Listed on
     for block in range(ceil_divide(weight.rows, LISTED_ROWS)):
         first = block * LISTED_ROWS
-        backward_rows(
-            delta, weight, y_or_z, first, min(LISTED_ROWS, weight.rows - first), activation,
-            alpha, out,
+        list_where_on(
+            y_or_z, first, min(LISTED_ROWS, weight.rows - first),
+            not is_off_at_zero(activation), &on, &alpha,
         )
+        backward_rows(delta, weight, y_or_z, &on, activation, alpha, out)
 
 
 cdef void backward_weight_few(
@@ -543,9 +563,11 @@ cdef void backward_weight_few(
     cdef Py_ssize_t last = to.weight.rows * (thread + 1) // n_threads
     cdef Py_ssize_t block, start
     cdef bint skip = is_skippable(&to, delta, kind)
+    cdef Listed rows
     for block in range(ceil_divide(last - first, LISTED_ROWS)):
         start = first + block * LISTED_ROWS
-        update_outer(x, delta, &to, start, min(LISTED_ROWS, last - start), skip, kind)
+        list_where_on(x, start, min(LISTED_ROWS, last - start), not skip, &rows, kind)
+        update_outer(x, delta, &to, &rows, kind)
     if thread == 0 and to.bias.rows:
         update_outer_row(NULL, 0, delta, &to, to.bias.data, to.bias_state, 0, grad)
 
@@ -559,12 +581,16 @@ cdef void backward_single(
     Padding is as for backward_input_few. `below` may be y_or_z.
     """
     cdef Py_ssize_t block, first, rows
-    cdef bint skip = is_skippable(&to, delta, &alpha)
+    cdef bint skip = is_skippable(&to, delta, &alpha), is_off = is_off_at_zero(activation)
+    cdef Listed on
     for block in range(ceil_divide(weight.rows, LISTED_ROWS)):
         first = block * LISTED_ROWS
         rows = min(LISTED_ROWS, weight.rows - first)
-        backward_rows(delta, weight, y_or_z, first, rows, activation, alpha, below)
-        update_outer(x, delta, &to, first, rows, skip, &alpha)
+        list_where_on(y_or_z, first, rows, not is_off, &on, &alpha)
+        backward_rows(delta, weight, y_or_z, &on, activation, alpha, below)
+        if skip != is_off:  # else x, which is y where that tells who is off, lists the same
+            list_where_on(x, first, rows, not skip, &on, &alpha)
+        update_outer(x, delta, &to, &on, &alpha)
     if to.bias.rows:
         update_row(
             &to, to.bias.data, to.bias_state, 0, <const floating*> delta.data, to.bias.columns
@@ -580,33 +606,31 @@ cdef inline bint is_skippable(const Update* to, Matrix delta, floating* kind) no
 
 
 cdef inline void update_outer(
-    Matrix x, Matrix delta, const Update* to, Py_ssize_t first, Py_ssize_t rows, bint skip,
-    floating* kind,
+    Matrix x, Matrix delta, const Update* to, const Listed* rows, floating* kind
 ) noexcept nogil:
-    """Update LISTED_ROWS rows of W at most with xᵀδ (BP4), or those whose input is not 0."""
+    """Update some rows of W with xᵀδ (BP4)."""
     cdef floating grad[WIDE_TILE_SIZE]
-    cdef Py_ssize_t list[LISTED_ROWS]
     cdef const floating* source = <const floating*> x.data
     cdef const floating* deltas = <const floating*> delta.data
     cdef floating* theta = <floating*> to.weight.data
     cdef const floating* c = <const floating*> to.coefficients
-    cdef Py_ssize_t n = list_rows(source, x.stride, x.rows, first, rows, not skip, list)
     cdef Py_ssize_t k, stride = to.weight.stride
     if to.optimizer == STORE and not to.averages:
         store_outer(
-            source, x.stride, deltas, delta.stride, x.rows, list, n, delta.columns, theta, stride
+            source, x.stride, deltas, delta.stride, x.rows, rows.list, rows.n, delta.columns,
+            theta, stride,
         )
         return
     if to.optimizer == SGD and not to.averages:
         sgd_outer(
-            source, x.stride, deltas, delta.stride, x.rows, list, n, delta.columns, theta,
-            stride, c[0], c[1],
+            source, x.stride, deltas, delta.stride, x.rows, rows.list, rows.n, delta.columns,
+            theta, stride, c[0], c[1],
         )
         return
-    for k in range(n):
+    for k in range(rows.n):
         update_outer_row(
-            source + list[k], x.stride, delta, to, to.weight.data, to.weight_state,
-            list[k] * stride, grad,
+            source + rows.list[k], x.stride, delta, to, to.weight.data, to.weight_state,
+            rows.list[k] * stride, grad,
         )
 
 

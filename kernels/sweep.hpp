@@ -1,18 +1,12 @@
 // One sample or a few: sweeps over the rows of a weight, each of which is read once.
 #pragma once
 
+#include <cstdint>
+#include <type_traits>
+
 #include "tile.hpp"
 
 namespace fastmlp {
-
-// Vectors of a tile of some rows: one row alone takes what others leave of the registers.
-constexpr int few_vectors(int rows) {
-    return rows == 1 && WIDE_TILE_ROWS > 1 ? 2 * WIDE_TILE_VECTORS : WIDE_TILE_VECTORS;
-}
-template <typename T>
-constexpr std::ptrdiff_t few_columns(std::ptrdiff_t rows, const T* = nullptr) {
-    return few_vectors(static_cast<int>(rows)) * vector_width<T>();
-}
 
 // Loads a vector once, even where the compiler would rather take it from memory for each of two
 // or three uses: 512 × 512 weights on 3 samples took 14.6 µs so, and take 9.8.
@@ -28,7 +22,7 @@ static inline void multiply_few_tile(const T* start, const T* a, std::ptrdiff_t 
                                      std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c) {
     using Vector = typename Pack<T>::type;
     constexpr std::ptrdiff_t width = vector_width<T>();
-    constexpr std::ptrdiff_t ahead = 4;
+    constexpr std::ptrdiff_t ahead = ROWS > 1 ? 4 : 8;
     Vector sums[ROWS][VECTORS];
 #pragma GCC unroll 16
     for (int v = 0; v < VECTORS; ++v)
@@ -50,10 +44,10 @@ static inline void multiply_few_tile(const T* start, const T* a, std::ptrdiff_t 
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
         for (int v = 0; v < VECTORS; ++v)
-            *reinterpret_cast<Vector*>(c + (r * few_vectors(ROWS) + v) * width) = sums[r][v];
+            *reinterpret_cast<Vector*>(c + (r * WIDE_TILE_VECTORS + v) * width) = sums[r][v];
 }
 
-template <typename T, int ROWS, int VECTORS = few_vectors(ROWS)>
+template <typename T, int ROWS, int VECTORS = WIDE_TILE_VECTORS>
 static inline void multiply_few_vectors(const T* start, const T* a, std::ptrdiff_t a_row,
                                         const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth,
                                         T* c, std::ptrdiff_t vectors) {
@@ -63,7 +57,7 @@ static inline void multiply_few_vectors(const T* start, const T* a, std::ptrdiff
         multiply_few_vectors<T, ROWS, VECTORS - 1>(start, a, a_row, b, b_step, depth, c, vectors);
 }
 
-// The tile of `rows` ≤ WIDE_TILE_ROWS and `columns` ≤ few_columns(rows); reads b up to a whole
+// The tile of `rows` ≤ WIDE_TILE_ROWS and `columns` ≤ wide_tile_columns; reads b up to a whole
 // vector.
 template <typename T, int ROWS = WIDE_TILE_ROWS>
 static void multiply_few(const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
@@ -120,21 +114,26 @@ static void multiply_swept(const T* a, std::ptrdiff_t a_row, const T* b, std::pt
     }
 }
 
-// Lists the rows, of n from `first` on, where one of the samples is not 0; or all.
+// The bits of a number without its sign: 0 for ±0 alone.
+template <typename T>
+static inline auto size_bits(const T* x) {
+    std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t> bits;
+    std::memcpy(&bits, x, sizeof(T));
+    return bits + bits;
+}
+
+// Lists the rows, of n from `first` on, where one of the samples is not 0, without a branch that
+// the processor would have to guess; returns how many.
 template <typename T>
 static inline std::ptrdiff_t list_rows(const T* x, std::ptrdiff_t x_row, std::ptrdiff_t samples,
-                                       std::ptrdiff_t first, std::ptrdiff_t n, bool all,
+                                       std::ptrdiff_t first, std::ptrdiff_t n,
                                        std::ptrdiff_t* list) {
     std::ptrdiff_t count = 0;
-    if (all) {
-        for (std::ptrdiff_t r = 0; r < n; ++r) list[r] = first + r;
-        return n;
-    }
     for (std::ptrdiff_t r = first; r < first + n; ++r) {
-        bool on = false;
-        for (std::ptrdiff_t i = 0; i < samples; ++i) on |= x[i * x_row + r] != 0;
+        auto bits = size_bits(x + r);
+        for (std::ptrdiff_t i = 1; i < samples; ++i) bits |= size_bits(x + i * x_row + r);
         list[count] = r;
-        count += on;  // which no processor has to guess
+        count += bits != 0;
     }
     return count;
 }
@@ -152,40 +151,32 @@ static inline void add_lanes(typename Pack<T>::type* sums) {
     if constexpr (half > 1) add_lanes<T, half>(sums);
 }
 
-// The vector at a[j], of which only what is before `columns` counts where memory may end there.
-template <typename T>
-static inline typename Pack<T>::type last_vector(const T* a, std::ptrdiff_t j,
-                                                 std::ptrdiff_t columns, bool padded) {
-    typename Pack<T>::type last = {};
-    if (padded) return *reinterpret_cast<const typename Pack<T>::type*>(a + j);
-    std::memcpy(&last, a + j, (columns - j) * sizeof(T));
-    return last;
-}
-
 // out[i] = Σⱼ w[list[i]·w_row + j] · d[j] for `rows` ≤ vector_width listed rows; writes a whole
-// vector. Where w and d are padded to whole vectors, what is there must be 0 in one of them and
-// finite in the other.
+// vector. Where memory is padded to whole vectors, what is there must be 0 in one of w and d and
+// finite in the other; else the ends of rows are copied first.
 template <typename T>
 static inline void dot_rows(const T* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list,
                             std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns, bool padded,
                             T* out) {
     using Vector = typename Pack<T>::type;
     constexpr int width = vector_width<T>();
+    const std::ptrdiff_t whole = (columns + (padded ? width - 1 : 0)) / width * width;
     Vector sums[width] = {};
     const T* row[width];
     for (int r = 0; r < width; ++r) row[r] = w + list[r < rows ? r : rows - 1] * w_row;
-    std::ptrdiff_t j = 0;
-    for (; j + width <= columns; j += width) {
+    for (std::ptrdiff_t j = 0; j < whole; j += width) {
         const Vector factor = *reinterpret_cast<const Vector*>(d + j);
 #pragma GCC unroll 16
         for (int r = 0; r < width; ++r)
             sums[r] += *reinterpret_cast<const Vector*>(row[r] + j) * factor;
     }
-    if (j < columns) {
-        const Vector factor = last_vector(d, j, columns, padded);
-#pragma GCC unroll 16
-        for (int r = 0; r < width; ++r)
-            sums[r] += last_vector(row[r], j, columns, padded) * factor;
+    if (whole < columns) {
+        Vector ends[width] = {}, factor = {};
+        std::memcpy(&factor, d + whole, (columns - whole) * sizeof(T));
+        for (int r = 0; r < width; ++r) {
+            std::memcpy(&ends[r], row[r] + whole, (columns - whole) * sizeof(T));
+            sums[r] += ends[r] * factor;
+        }
     }
     add_lanes<T, width>(sums);
     *reinterpret_cast<Vector*>(out) = sums[0];
