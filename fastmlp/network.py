@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -30,6 +30,7 @@ from ._validation import (
     real_array,
 )
 from .backends import current_kernels, get_backend, threads_for
+from .factors import FactoredGradient
 from .initializers import Initializer
 from .kernels import catalogue
 from .layers import Dense, Dropout, Layer
@@ -518,6 +519,7 @@ class MLP:
             *arguments, *batch, *loss.arguments(self._n_out), workspace, n_threads
         )
 
+    @overload
     def value_and_grad(
         self,
         X: ArrayLike,
@@ -526,7 +528,31 @@ class MLP:
         sample_weight: ArrayLike | None = None,
         *,
         training: bool = False,
-    ) -> tuple[float, Gradient]:
+        factored: Literal[False] = False,
+    ) -> tuple[float, Gradient]: ...
+
+    @overload
+    def value_and_grad(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str | Loss = "cross_entropy",
+        sample_weight: ArrayLike | None = None,
+        *,
+        training: bool = False,
+        factored: Literal[True],
+    ) -> tuple[float, FactoredGradient]: ...
+
+    def value_and_grad(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str | Loss = "cross_entropy",
+        sample_weight: ArrayLike | None = None,
+        *,
+        training: bool = False,
+        factored: bool = False,
+    ) -> tuple[float, Gradient | FactoredGradient]:
         """Return the mean loss and its gradient, by backpropagation.
 
         Parameters
@@ -542,20 +568,28 @@ class MLP:
         training : bool, default=False
             Whether layers do as in training, as for :meth:`loss`. Running statistics stay
             as they are.
+        factored : bool, default=False
+            Whether to keep the gradient of each weight as its factors δ and a, of which it
+            is the product Σᵢ δᵢ aᵢᵀ. Of one sample or a few this costs about one more pass
+            than the loss, for as many numbers as there are weights are not written.
 
         Returns
         -------
         value : float
             The mean over the samples.
-        grad : Gradient
-            Its derivatives, as ``grad.weights[l]``, ``grad.biases[l]`` and
-            ``grad.to_vector()``.
+        grad : Gradient or FactoredGradient
+            Its derivatives, as ``grad.weights[l]``, ``grad.biases[l]``,
+            ``grad.to_vector()`` and ``grad.norm()``.
 
         Raises
         ------
         TypeError, ValueError
             If an argument does not fit.
         """
+        if factored:
+            if training:
+                raise ValueError("factored takes the network in use, not in training")
+            return self._value_and_factors(X, y, loss, sample_weight)
         if self._quick is not None and sample_weight is None and not training:
             answer = self._quick.value_and_grad(X, y, loss)
             if answer is not None:
@@ -576,6 +610,35 @@ class MLP:
         )
         self.prepare_quick_calls(objective)
         return value, grad
+
+    def _value_and_factors(
+        self, X: ArrayLike, y: ArrayLike, loss: str | Loss, sample_weight: ArrayLike | None
+    ) -> tuple[float, FactoredGradient]:
+        """Return the mean loss and its gradient, factored."""
+        check_dense(self, "factored")
+        check_unpenalized(self, "factored")
+        if self._quick is not None and sample_weight is None:
+            answer = self._quick.factors(X, y, loss)
+            if answer is not None:
+                return answer[0], FactoredGradient(self._layout, *answer[1:])
+        objective, batch = make_batch(self, X, y, loss, sample_weight)
+        n_samples, table = len(batch.x), self._layout.table
+        n_threads = threads_for(GRADIENT_WORK * n_samples * self._layout.work_per_sample)
+        inputs, deltas = (
+            np.empty((n_samples, table[:, catalogue.CODES[name]].sum()), self.dtype)
+            for name in ("N_IN", "N_OUT")
+        )
+        value = current_kernels().network_factors(
+            *self.kernel_arguments,
+            *batch,
+            *objective.arguments(self._n_out),
+            inputs,
+            deltas,
+            self._workspaces.training(n_samples, n_threads),
+            n_threads,
+        )
+        self.prepare_quick_calls(objective)
+        return value, FactoredGradient(self._layout, inputs, deltas)
 
     def input_gradient(
         self,

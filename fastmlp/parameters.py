@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,10 +14,11 @@ from ._validation import Array, as_vector
 from .kernels import arena, catalogue
 from .layers import Dropout, Layer
 
-__all__ = ["Gradient", "Layout", "Parameters"]
+__all__ = ["Gradient", "Layout", "Parameters", "concatenate"]
 
 CODES = catalogue.CODES
-N_OUT, WEIGHT, STRIDE, BIAS = (CODES[name] for name in ("N_OUT", "WEIGHT", "STRIDE", "BIAS"))
+N_IN, N_OUT, WEIGHT = CODES["N_IN"], CODES["N_OUT"], CODES["WEIGHT"]
+STRIDE, BIAS = CODES["STRIDE"], CODES["BIAS"]
 ROWS, COLUMNS, BIASES = (CODES[name] for name in ("WEIGHT_ROWS", "WEIGHT_COLUMNS", "BIASES"))
 KIND, SEED = CODES["KIND"], CODES["SEED"]
 SETTINGS = catalogue.SETTING_COLUMNS
@@ -26,6 +27,25 @@ SETTINGS = catalogue.SETTING_COLUMNS
 KEEPING = CODES["BATCH_NORM"], CODES["BATCH_NORM_TRAINING"]
 
 Views = tuple[NDArray[Any], ...]
+
+
+def concatenate(weights: Iterable[Array], biases: Iterable[Array]) -> Array:
+    """Copy arrays of each layer into one vector.
+
+    Parameters
+    ----------
+    weights : iterable of numpy.ndarray of shape (n_out, n_in)
+        One for each layer.
+    biases : iterable of numpy.ndarray of shape (n_out,)
+        One for each layer.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_parameters,)
+        W₁ (n_out × n_in, row-major), b₁, W₂, b₂ and so on.
+    """
+    pairs = zip(weights, biases, strict=True)
+    return np.concatenate([part.ravel() for pair in pairs for part in pair])
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +179,7 @@ class Layout:
         numpy.ndarray of shape (n_parameters,)
             W₁ (n_out × n_in, row-major), b₁, W₂, b₂ and so on.
         """
-        pairs = zip(self.weight_views(elements), self.bias_views(elements), strict=True)
-        return np.concatenate([part.ravel() for pair in pairs for part in pair])
+        return concatenate(self.weight_views(elements), self.bias_views(elements))
 
     @cached_property
     def n_parameters(self) -> int:
@@ -348,5 +367,14 @@ class Gradient(Parameters):
     """
 
     def __repr__(self) -> str:
-        norm = float(np.linalg.norm(self.to_vector()))
-        return f"Gradient({self.layout.n_parameters:,} entries, norm {norm:.3g})"
+        return f"Gradient({self.layout.n_parameters:,} entries, norm {self.norm():.3g})"
+
+    def norm(self) -> float:
+        """Return the Euclidean norm over all weights and biases.
+
+        Returns
+        -------
+        float
+            √Σ (∂L/∂θ)².
+        """
+        return float(np.linalg.norm(self.to_vector()))

@@ -119,6 +119,22 @@ class Quick:
             x, y, objective, serial_work() / GRADIENT_WORK
         )
 
+    def factors(self, x: Any, y: Any, loss: Any) -> tuple[float, Array, Array] | None:
+        """Return the mean loss and the factors of its derivatives.
+
+        Parameters
+        ----------
+        x, y, loss : object
+            As for :meth:`value_and_grad`.
+
+        Returns
+        -------
+        tuple of float and two numpy.ndarray, or None
+            The loss, and a and δ as from the kernel ``network_factors``.
+        """
+        objective = self._objectives.get(loss) if type(loss) is str else None
+        return objective and self._caller.factors(x, y, objective, serial_work() / GRADIENT_WORK)
+
     def train_step(self, x: Any, y: Any, loss: Any, optimizer: Any) -> float | None:
         """Update the parameters.
 

@@ -76,6 +76,8 @@ cdef class Caller:
     cdef Matrix workspace
     cdef Py_ssize_t n_in
     cdef Py_ssize_t n_out
+    cdef Py_ssize_t n_inputs  # of all layers
+    cdef Py_ssize_t n_deltas
     cdef Py_ssize_t n_rows
     cdef double work
     cdef int kind  # NumPy's number of the dtype
@@ -95,6 +97,8 @@ cdef class Caller:
         self.workspace = writable(workspace, parameters)
         self.n_in = layer_of(&self.net, 0)[N_IN]
         self.n_out = layer_of(&self.net, self.net.n_layers - 1)[N_OUT]
+        self.n_inputs = layers[:, N_IN].sum()
+        self.n_deltas = layers[:, N_OUT].sum()
         self.n_rows, self.work = min(n_rows, MOST_ROWS), work
         self.kind = cnp.PyArray_TYPE(parameters)
         self.busy = False
@@ -212,6 +216,36 @@ cdef class Caller:
             clear_arena_padding(&self.net, <double*> cnp.PyArray_DATA(grad))
         step = storing_step(cnp.PyArray_DATA(grad))
         return self.run(&data, &step), grad
+
+    def factors(self, x, y, Objective objective not None, double limit):
+        """Return the mean loss and the factors of its derivatives, or None."""
+        cdef int64_t labels[MOST_ROWS]
+        cdef Data data
+        cdef Matrix a, delta
+        cdef double mean
+        if not self.describe(x, y, objective, limit, labels, &data):
+            return None
+        inputs = self.empty_rows(data.x.rows, self.n_inputs)
+        deltas = self.empty_rows(data.x.rows, self.n_deltas)
+        a, delta = matrix_of(inputs, self.parameters), matrix_of(deltas, self.parameters)
+        self.busy = True
+        with nogil:
+            if self.kind == cnp.NPY_FLOAT32:
+                mean = factors_team(
+                    &self.net, &data, a, delta, <float*> self.workspace.data, 1
+                )
+            else:
+                mean = factors_team(
+                    &self.net, &data, a, delta, <double*> self.workspace.data, 1
+                )
+        self.busy = False
+        return mean, inputs, deltas
+
+    cdef cnp.ndarray empty_rows(self, Py_ssize_t rows, Py_ssize_t columns):
+        """Return a new matrix, not filled, of the network's type."""
+        cdef cnp.npy_intp[2] shape
+        shape[0], shape[1] = rows, columns
+        return cnp.PyArray_EMPTY(2, shape, self.kind, 0)
 
     def train_step(
         self, x, y, Objective objective not None, Rule rule not None, Py_ssize_t index, double limit

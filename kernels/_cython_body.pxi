@@ -237,20 +237,14 @@ def dense_backward_input_single(
     cnp.ndarray out,
 ):
     """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
-    cdef void* source = matrix_of(delta, delta).data
-    cdef void* known = matrix_of(y_or_z, delta).data
-    cdef void* sink = writable(out, delta).data
-    cdef Matrix w = matrix_of(weight, delta)
+    cdef Matrix source = matrix_of(delta, delta), w = matrix_of(weight, delta)
+    cdef Matrix known = matrix_of(y_or_z, delta), sink = writable(out, delta)
     cdef bint single = is_single(delta)
     with nogil:
         if single:
-            backward_input_single(
-                <float*> source, w, <float*> known, activation, <float> alpha, <float*> sink
-            )
+            backward_input_few(source, w, known, activation, <float> alpha, sink)
         else:
-            backward_input_single(
-                <double*> source, w, <double*> known, activation, alpha, <double*> sink
-            )
+            backward_input_few(source, w, known, activation, alpha, sink)
 
 
 cdef Update storing(cnp.ndarray grad_weight, cnp.ndarray grad_bias, cnp.ndarray like) except *:

@@ -295,16 +295,23 @@ def network_sample_gradients(
             sample_gradients_team(&net, &data, sink, scratch, n_threads, DOUBLES)
 
 
+cdef inline floating squared_norm(
+    const int64_t* layer, Matrix a, Matrix delta, Py_ssize_t row, floating* kind
+) noexcept nogil:
+    """Return the square of a layer's part of the norm of a sample's gradient, ‖δ‖² (‖a‖² + 1)."""
+    cdef const floating* x = <const floating*> a.data + row * a.stride
+    cdef const floating* d = <const floating*> delta.data + row * delta.stride
+    return dot(d, d, layer[N_OUT]) * (dot(x, x, layer[N_IN]) + (layer[BIASES] > 0))
+
+
 cdef void gradient_norms(
     const Network* net, const Data* batch, floating* out, floating* workspace, int thread,
     int n_threads,
 ) noexcept nogil:
-    """Compute ‖∂L/∂θ‖ of this thread's samples from ‖δ‖² (‖a‖² + 1) of each layer."""
+    """Compute ‖∂L/∂θ‖ of this thread's samples."""
     cdef Py_ssize_t n = batch.x.rows, row, index
     cdef Py_ssize_t first = n * thread // n_threads, last = n * (thread + 1) // n_threads
-    cdef Matrix source, delta
-    cdef const floating* a
-    cdef const floating* d
+    cdef Matrix source
     cdef floating squares
     if first == last:
         return
@@ -312,10 +319,10 @@ cdef void gradient_norms(
     for row in range(first, last):
         source, squares = batch.x, 0
         for index in range(net.n_layers):
-            delta = output_of(net, index, n, True, workspace)
-            a = <const floating*> source.data + row * source.stride
-            d = <const floating*> delta.data + row * delta.stride
-            squares += dot(d, d, delta.columns) * (dot(a, a, source.columns) + 1)
+            squares += squared_norm(
+                layer_of(net, index), source, output_of(net, index, n, True, workspace), row,
+                workspace,
+            )
             source = output_of(net, index, n, False, workspace)
         out[row] = sqrt(squares)
 
@@ -356,6 +363,113 @@ def network_gradient_norms(
             gradient_norms_team(&net, &data, <float*> sink, <float*> scratch, n_threads)
         else:
             gradient_norms_team(&net, &data, <double*> sink, <double*> scratch, n_threads)
+
+
+# --- The factors of ∂L/∂θ -------------------------------------------------------------------
+
+cdef inline void copy_rows(
+    Matrix source, Py_ssize_t first, Py_ssize_t last, Matrix out, floating* kind
+) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(first, last):
+        copy_row(
+            <const floating*> source.data + row * source.stride, source.columns,
+            <floating*> out.data + row * out.stride,
+        )
+
+
+cdef void factors(
+    const Network* net, const Data* batch, Matrix inputs, Matrix deltas, floating* workspace,
+    int thread, int n_threads,
+) noexcept nogil:
+    """Store a and δ of this thread's samples, layer beside layer."""
+    cdef Py_ssize_t n = batch.x.rows, index
+    cdef Py_ssize_t first = n * thread // n_threads, last = n * (thread + 1) // n_threads
+    cdef Matrix source = batch.x
+    if first == last:
+        return
+    sweep_rows(net, batch, first, last, workspace, panel_of_thread(net, n, workspace, thread))
+    for index in range(net.n_layers):
+        copy_rows(source, first, last, inputs, workspace)
+        copy_rows(output_of(net, index, n, True, workspace), first, last, deltas, workspace)
+        inputs.data = <floating*> inputs.data + layer_of(net, index)[N_IN]
+        deltas.data = <floating*> deltas.data + layer_of(net, index)[N_OUT]
+        source = output_of(net, index, n, False, workspace)
+
+
+cdef double factors_team(
+    const Network* net, const Data* batch, Matrix inputs, Matrix deltas, floating* workspace,
+    int n_threads,
+) noexcept nogil:
+    """Store a and δ of all samples and return their mean loss."""
+    if n_threads == 1:
+        factors(net, batch, inputs, deltas, workspace, 0, 1)
+    else:
+        with parallel(num_threads=n_threads):
+            factors(net, batch, inputs, deltas, workspace, threadid(), team_size())
+    return mean_loss(batch, losses_in(net, batch.x.rows, workspace))
+
+
+def network_factors(
+    cnp.ndarray layers,
+    cnp.ndarray settings,
+    cnp.ndarray parameters,
+    cnp.ndarray x,
+    cnp.ndarray target,
+    cnp.ndarray labels,
+    cnp.ndarray sample_weight,
+    int loss,
+    cnp.ndarray loss_parameters,
+    cnp.ndarray inputs,
+    cnp.ndarray deltas,
+    cnp.ndarray workspace,
+    int n_threads=1,
+):
+    """Return the mean loss of a batch and store the factors of its gradient, a and δ."""
+    cdef Network net = network_of(layers, settings, parameters, x)
+    cdef Data data = data_of(x, target, labels, sample_weight, loss, loss_parameters)
+    cdef Matrix a = writable(inputs, x), delta = writable(deltas, x)
+    cdef void* scratch = writable(workspace, x).data
+    cdef bint single = is_single(x)
+    cdef double mean
+    with nogil:
+        if single:
+            mean = factors_team(&net, &data, a, delta, <float*> scratch, n_threads)
+        else:
+            mean = factors_team(&net, &data, a, delta, <double*> scratch, n_threads)
+    return mean
+
+
+cdef void norms_of_factors(
+    const int64_t* table, Py_ssize_t n_layers, Matrix inputs, Matrix deltas, floating* out
+) noexcept nogil:
+    """Compute the norm of each sample's part of a gradient."""
+    cdef Py_ssize_t row, index
+    cdef const int64_t* layer
+    cdef Matrix a, delta
+    cdef floating squares
+    for row in range(inputs.rows):
+        a, delta, squares = inputs, deltas, 0
+        for index in range(n_layers):
+            layer = table + index * LAYER_COLUMNS
+            squares += squared_norm(layer, a, delta, row, out)
+            a.data = <floating*> a.data + layer[N_IN]
+            delta.data = <floating*> delta.data + layer[N_OUT]
+        out[row] = sqrt(squares)
+
+
+def factor_norms(cnp.ndarray layers, cnp.ndarray inputs, cnp.ndarray deltas, cnp.ndarray out):
+    """Compute the norm of each sample's part of a gradient from its factors."""
+    cdef const int64_t* table = <const int64_t*> contiguous(layers, cnp.NPY_INT64)
+    cdef Py_ssize_t n_layers = cnp.PyArray_DIM(layers, 0)
+    cdef Matrix a = matrix_of(inputs, inputs), delta = matrix_of(deltas, inputs)
+    cdef void* sink = writable(out, inputs).data
+    cdef bint single = is_single(inputs)
+    with nogil:
+        if single:
+            norms_of_factors(table, n_layers, a, delta, <float*> sink)
+        else:
+            norms_of_factors(table, n_layers, a, delta, <double*> sink)
 
 
 # --- Finite differences that compute again only what a weight changes ----------------------

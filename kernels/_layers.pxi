@@ -21,9 +21,6 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     void multiply(const float* start, const float* a, Py_ssize_t a_row, Py_ssize_t a_step,
                   const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
                   Py_ssize_t rows, Py_ssize_t columns)
-    void multiply_wide(const float* start, const float* a, Py_ssize_t a_row, const float* b,
-                       Py_ssize_t b_step, Py_ssize_t depth, float* c, Py_ssize_t rows,
-                       Py_ssize_t columns)
     void transpose(const float* a, Py_ssize_t a_row, float* c, Py_ssize_t c_row)
     float dot(const float* a, const float* b, Py_ssize_t n)
     Py_ssize_t vector_width(const double* kind)
@@ -36,31 +33,52 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     void multiply(const double* start, const double* a, Py_ssize_t a_row, Py_ssize_t a_step,
                   const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
                   Py_ssize_t rows, Py_ssize_t columns)
-    void multiply_wide(const double* start, const double* a, Py_ssize_t a_row, const double* b,
-                       Py_ssize_t b_step, Py_ssize_t depth, double* c, Py_ssize_t rows,
-                       Py_ssize_t columns)
     void transpose(const double* a, Py_ssize_t a_row, double* c, Py_ssize_t c_row)
     double dot(const double* a, const double* b, Py_ssize_t n)
 
 cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
-    void dot_rows(const float* w, Py_ssize_t w_row, Py_ssize_t rows, const float* d,
-                  Py_ssize_t columns, float* out)
+    void multiply_few(const float* start, const float* a, Py_ssize_t a_row, const float* b,
+                      Py_ssize_t b_step, Py_ssize_t depth, float* c, Py_ssize_t rows,
+                      Py_ssize_t columns)
+    void multiply_swept(const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_step,
+                        Py_ssize_t depth, Py_ssize_t columns, float* c, Py_ssize_t c_row,
+                        Py_ssize_t rows)
+    Py_ssize_t list_rows(const float* x, Py_ssize_t x_row, Py_ssize_t samples, Py_ssize_t first,
+                         Py_ssize_t n, Py_ssize_t* list)
+    void dot_rows(const float* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
+                  const float* d, Py_ssize_t columns, bint padded, float* out)
     void store_outer(const float* x, Py_ssize_t x_row, const float* d, Py_ssize_t d_row,
-                     Py_ssize_t n, Py_ssize_t rows, Py_ssize_t columns, float* out,
-                     Py_ssize_t out_row)
+                     Py_ssize_t n, const Py_ssize_t* list, Py_ssize_t rows, Py_ssize_t columns,
+                     float* out, Py_ssize_t out_row)
     void sgd_outer(const float* x, Py_ssize_t x_row, const float* d, Py_ssize_t d_row,
-                   Py_ssize_t n, Py_ssize_t rows, Py_ssize_t columns, float* theta,
-                   Py_ssize_t theta_row, float learning_rate, float decay, bint skip)
+                   Py_ssize_t n, const Py_ssize_t* list, Py_ssize_t rows, Py_ssize_t columns,
+                   float* theta, Py_ssize_t theta_row, float learning_rate, float decay)
     bint all_finite(const float* d, Py_ssize_t n)
-    void dot_rows(const double* w, Py_ssize_t w_row, Py_ssize_t rows, const double* d,
-                  Py_ssize_t columns, double* out)
+    void multiply_few(const double* start, const double* a, Py_ssize_t a_row, const double* b,
+                      Py_ssize_t b_step, Py_ssize_t depth, double* c, Py_ssize_t rows,
+                      Py_ssize_t columns)
+    void multiply_swept(const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_step,
+                        Py_ssize_t depth, Py_ssize_t columns, double* c, Py_ssize_t c_row,
+                        Py_ssize_t rows)
+    Py_ssize_t list_rows(const double* x, Py_ssize_t x_row, Py_ssize_t samples, Py_ssize_t first,
+                         Py_ssize_t n, Py_ssize_t* list)
+    void dot_rows(const double* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
+                  const double* d, Py_ssize_t columns, bint padded, double* out)
     void store_outer(const double* x, Py_ssize_t x_row, const double* d, Py_ssize_t d_row,
-                     Py_ssize_t n, Py_ssize_t rows, Py_ssize_t columns, double* out,
-                     Py_ssize_t out_row)
+                     Py_ssize_t n, const Py_ssize_t* list, Py_ssize_t rows, Py_ssize_t columns,
+                     double* out, Py_ssize_t out_row)
     void sgd_outer(const double* x, Py_ssize_t x_row, const double* d, Py_ssize_t d_row,
-                   Py_ssize_t n, Py_ssize_t rows, Py_ssize_t columns, double* theta,
-                   Py_ssize_t theta_row, double learning_rate, double decay, bint skip)
+                   Py_ssize_t n, const Py_ssize_t* list, Py_ssize_t rows, Py_ssize_t columns,
+                   double* theta, Py_ssize_t theta_row, double learning_rate, double decay)
     bint all_finite(const double* d, Py_ssize_t n)
+
+
+cdef enum:
+    PANEL_ROOM = PANEL_WIDTH + ROW_MULTIPLE  # of a packed panel and a tile of inputs, a step
+    PACKING_TILES = 4  # that read a panel in turn repay that it is packed …
+    PACKING_ROWS = 16  # … or that are in the rows of W, if it is near enough as it lies
+    SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few
+    LISTED_ROWS = 64  # rows of a weight that a few samples take at a time
 
 
 cdef struct Matrix:  # of floats or doubles, as the call says; a vector is one row
@@ -84,18 +102,19 @@ cdef struct Update:  # what becomes of the gradient of a layer
     double averaging  # the share of its distance from θ by which it moves
 
 
+cdef struct Listed:  # rows of a weight, of `rows` from `first` on
+    Py_ssize_t first
+    Py_ssize_t rows
+    Py_ssize_t n
+    Py_ssize_t list[LISTED_ROWS]
+
+
 cdef struct Grid:  # a thread's run of the tiles of an output
     Py_ssize_t row_tiles
     Py_ssize_t columns
     Py_ssize_t panels  # of columns, of nearly equal numbers of vectors
     Py_ssize_t first
     Py_ssize_t last
-
-
-cdef enum:
-    PANEL_ROOM = PANEL_WIDTH + ROW_MULTIPLE  # of a packed panel and a tile of inputs, a step
-    PACKING_TILES = 4  # that read a panel in turn repay that it is packed …
-    PACKING_ROWS = 16  # … or that are in the rows of W, if it is near enough as it lies
 
 
 cdef inline Py_ssize_t ceil_divide(Py_ssize_t n, Py_ssize_t divisor) noexcept nogil:
@@ -405,16 +424,19 @@ cdef inline void update_row(
 cdef void forward_few(
     Matrix x, Matrix weight, Matrix bias, int activation, floating alpha, Matrix out
 ) noexcept nogil:
-    """Compute a = σ(xW + b) of WIDE_TILE_ROWS samples at most.
-
-    The rows of W are swept once per wide column block.
-    """
+    """Compute a = σ(xW + b) of WIDE_TILE_ROWS samples at most; each row of W is read once."""
     cdef floating sums[WIDE_TILE_SIZE]
     cdef floating start[WIDE_TILE_SIZE]
     cdef Py_ssize_t width = wide_tile_columns(sums), step = weight.stride
     cdef Py_ssize_t block, column, columns, r, k, j
     cdef const floating* rows = <const floating*> x.data
     cdef const floating* source
+    if (
+        weight.rows * weight.stride * sizeof(floating) >= SWEPT_BYTES and
+        whole_vectors(weight.columns, sums) <= min(weight.readable, out.readable)
+    ):
+        forward_swept(x, weight, bias, activation, alpha, out)
+        return
     for block in range(ceil_divide(weight.columns, width)):
         column = block * width
         columns = min(width, weight.columns - column)
@@ -422,7 +444,7 @@ cdef void forward_few(
         for j in range(width):
             start[j] = (<const floating*> bias.data)[column + j] if j < columns else 0
         if column + whole_vectors(columns, sums) <= weight.readable:
-            multiply_wide(
+            multiply_few(
                 start, rows, x.stride, source, step, weight.rows, sums, x.rows, columns
             )
         else:
@@ -439,55 +461,94 @@ cdef void forward_few(
             )
 
 
-cdef void backward_input_single(
-    const floating* delta,
-    Matrix weight,
-    const floating* y_or_z,
-    int activation,
-    floating alpha,
-    floating* out,
+cdef void forward_swept(
+    Matrix x, Matrix weight, Matrix bias, int activation, floating alpha, Matrix out
 ) noexcept nogil:
-    """Compute δWᵀ ⊙ σ' of one sample (BP2): a dot product with each row of W.
+    """Compute a = σ(xW + b) of a few samples with the sums in `out`, to a whole vector."""
+    cdef Py_ssize_t r
+    cdef floating* sums = <floating*> out.data
+    for r in range(x.rows):
+        copy_row(<const floating*> bias.data, weight.columns, sums + r * out.stride)
+    multiply_swept(
+        <const floating*> x.data, x.stride, <const floating*> weight.data, weight.stride,
+        weight.rows, weight.columns, sums, out.stride, x.rows,
+    )
+    for r in range(x.rows):
+        activate(
+            sums + r * out.stride, weight.columns, activation, alpha, sums + r * out.stride
+        )
 
-    out may be y_or_z, so a block of products waits until it has been read.
+
+cdef inline bint is_off_at_zero(int activation) noexcept nogil:
+    """Return whether an output of 0 tells that no δ passes, whatever comes from above."""
+    return activation == RELU or activation == RELU6
+
+
+cdef inline void list_where_on(
+    Matrix x, Py_ssize_t first, Py_ssize_t rows, bint all_of_them, Listed* out, floating* kind
+) noexcept nogil:
+    """List LISTED_ROWS rows of W at most: those whose input is not 0 in a sample, or all."""
+    cdef Py_ssize_t r
+    out.first, out.rows, out.n = first, rows, rows
+    if all_of_them:
+        for r in range(rows):
+            out.list[r] = first + r
+    else:
+        out.n = list_rows(
+            <const floating*> x.data, x.stride, x.rows, first, rows, out.list
+        )
+
+
+cdef inline void backward_rows(
+    Matrix delta, Matrix weight, Matrix y_or_z, const Listed* on, int activation,
+    floating alpha, Matrix out,
+) noexcept nogil:
+    """Compute δWᵀ ⊙ σ' where units are on, and 0 in the rows between.
+
+    out may be y_or_z, so the products wait until it has been read.
     """
-    cdef floating grad[WIDE_TILE_SIZE]
-    cdef Py_ssize_t width = wide_tile_columns(grad)
-    cdef Py_ssize_t block, first, rows, k
-    cdef const floating* source
-    for block in range(ceil_divide(weight.rows, width)):
-        first = block * width
-        rows = min(width, weight.rows - first)
-        source = <const floating*> weight.data + first * weight.stride
-        for k in range(rows):
-            grad[k] = dot(source + k * weight.stride, delta, weight.columns)
-        apply_derivative(y_or_z + first, rows, activation, alpha, grad)
-        copy_row(grad, rows, out + first)
+    cdef floating grad[LISTED_ROWS]
+    cdef floating dots[TILE_SIZE]
+    cdef Py_ssize_t group, listed, row, r, width = vector_width(grad)
+    cdef bint is_padded = whole_vectors(weight.columns, grad) <= min(
+        weight.readable, delta.readable
+    )
+    for row in range(delta.rows):
+        for r in range(on.rows if on.n < on.rows else 0):
+            grad[r] = 0
+        for group in range(ceil_divide(on.n, width)):
+            listed = min(width, on.n - group * width)
+            dot_rows(
+                <const floating*> weight.data, weight.stride, on.list + group * width, listed,
+                <const floating*> delta.data + row * delta.stride, weight.columns, is_padded,
+                dots,
+            )
+            for r in range(listed):
+                grad[on.list[group * width + r] - on.first] = dots[r]
+        apply_derivative(
+            <const floating*> y_or_z.data + row * y_or_z.stride + on.first, on.rows, activation,
+            alpha, grad,
+        )
+        copy_row(grad, on.rows, <floating*> out.data + row * out.stride + on.first)
 
 
 cdef void backward_input_few(
     Matrix delta, Matrix weight, Matrix y_or_z, int activation, floating alpha, Matrix out
 ) noexcept nogil:
-    """Compute δWᵀ ⊙ σ' of a few samples (BP2), a block of rows of W at a time.
+    """Compute δWᵀ ⊙ σ' of a few samples (BP2), by dot products with the rows of W.
 
-    Beyond the columns of `weight` must be zeros, and beyond those of δ finite numbers, up
-    to a whole vector. out may be y_or_z.
+    Where both are readable beyond the columns of `weight`, there must be zeros in it and
+    finite numbers in δ. out may be y_or_z.
     """
-    cdef floating grad[WIDE_TILE_SIZE]
-    cdef Py_ssize_t block, first, rows, row, width = vector_width(grad)
-    for block in range(ceil_divide(weight.rows, width)):
-        first = block * width
-        rows = min(width, weight.rows - first)
-        for row in range(delta.rows):
-            dot_rows(
-                <const floating*> weight.data + first * weight.stride, weight.stride, rows,
-                <const floating*> delta.data + row * delta.stride, weight.columns, grad,
-            )
-            apply_derivative(
-                <const floating*> y_or_z.data + row * y_or_z.stride + first, rows, activation,
-                alpha, grad,
-            )
-            copy_row(grad, rows, <floating*> out.data + row * out.stride + first)
+    cdef Py_ssize_t block, first
+    cdef Listed on
+    for block in range(ceil_divide(weight.rows, LISTED_ROWS)):
+        first = block * LISTED_ROWS
+        list_where_on(
+            y_or_z, first, min(LISTED_ROWS, weight.rows - first),
+            not is_off_at_zero(activation), &on, &alpha,
+        )
+        backward_rows(delta, weight, y_or_z, &on, activation, alpha, out)
 
 
 cdef void backward_weight_few(
@@ -500,32 +561,36 @@ cdef void backward_weight_few(
     cdef floating grad[WIDE_TILE_SIZE]
     cdef Py_ssize_t first = to.weight.rows * thread // n_threads
     cdef Py_ssize_t last = to.weight.rows * (thread + 1) // n_threads
-    update_outer(x, delta, &to, first, last - first, is_skippable(&to, delta, kind), kind)
+    cdef Py_ssize_t block, start
+    cdef bint skip = is_skippable(&to, delta, kind)
+    cdef Listed rows
+    for block in range(ceil_divide(last - first, LISTED_ROWS)):
+        start = first + block * LISTED_ROWS
+        list_where_on(x, start, min(LISTED_ROWS, last - start), not skip, &rows, kind)
+        update_outer(x, delta, &to, &rows, kind)
     if thread == 0 and to.bias.rows:
         update_outer_row(NULL, 0, delta, &to, to.bias.data, to.bias_state, 0, grad)
 
 
 cdef void backward_single(
-    Matrix x, Matrix delta, Update to, Matrix weight, int activation, floating alpha,
-    const floating* y_or_z, floating* below,
+    Matrix x, Matrix delta, Update to, Matrix weight, Matrix y_or_z, int activation,
+    floating alpha, Matrix below,
 ) noexcept nogil:
     """Carry δ of one sample below a layer (BP2) and update the layer (BP3, BP4), in one sweep.
 
     Padding is as for backward_input_few. `below` may be y_or_z.
     """
-    cdef floating grad[WIDE_TILE_SIZE]
-    cdef Py_ssize_t block, first, rows, width = vector_width(grad)
-    cdef bint skip = is_skippable(&to, delta, below)
-    for block in range(ceil_divide(weight.rows, width)):
-        first = block * width
-        rows = min(width, weight.rows - first)
-        dot_rows(
-            <const floating*> weight.data + first * weight.stride, weight.stride, rows,
-            <const floating*> delta.data, weight.columns, grad,
-        )
-        update_outer(x, delta, &to, first, rows, skip, below)
-        apply_derivative(y_or_z + first, rows, activation, alpha, grad)
-        copy_row(grad, rows, below + first)
+    cdef Py_ssize_t block, first, rows
+    cdef bint skip = is_skippable(&to, delta, &alpha), is_off = is_off_at_zero(activation)
+    cdef Listed on
+    for block in range(ceil_divide(weight.rows, LISTED_ROWS)):
+        first = block * LISTED_ROWS
+        rows = min(LISTED_ROWS, weight.rows - first)
+        list_where_on(y_or_z, first, rows, not is_off, &on, &alpha)
+        backward_rows(delta, weight, y_or_z, &on, activation, alpha, below)
+        if skip != is_off:  # else x, which is y where that tells who is off, lists the same
+            list_where_on(x, first, rows, not skip, &on, &alpha)
+        update_outer(x, delta, &to, &on, &alpha)
     if to.bias.rows:
         update_row(
             &to, to.bias.data, to.bias_state, 0, <const floating*> delta.data, to.bias.columns
@@ -541,31 +606,31 @@ cdef inline bint is_skippable(const Update* to, Matrix delta, floating* kind) no
 
 
 cdef inline void update_outer(
-    Matrix x, Matrix delta, const Update* to, Py_ssize_t first, Py_ssize_t rows, bint skip,
-    floating* kind,
+    Matrix x, Matrix delta, const Update* to, const Listed* rows, floating* kind
 ) noexcept nogil:
     """Update some rows of W with xᵀδ (BP4)."""
     cdef floating grad[WIDE_TILE_SIZE]
-    cdef Py_ssize_t k, stride = to.weight.stride
-    cdef const floating* source = <const floating*> x.data + first
+    cdef const floating* source = <const floating*> x.data
     cdef const floating* deltas = <const floating*> delta.data
-    cdef floating* theta = <floating*> to.weight.data + first * stride
+    cdef floating* theta = <floating*> to.weight.data
     cdef const floating* c = <const floating*> to.coefficients
+    cdef Py_ssize_t k, stride = to.weight.stride
     if to.optimizer == STORE and not to.averages:
         store_outer(
-            source, x.stride, deltas, delta.stride, x.rows, rows, delta.columns, theta, stride
+            source, x.stride, deltas, delta.stride, x.rows, rows.list, rows.n, delta.columns,
+            theta, stride,
         )
         return
     if to.optimizer == SGD and not to.averages:
         sgd_outer(
-            source, x.stride, deltas, delta.stride, x.rows, rows, delta.columns, theta, stride,
-            c[0], c[1], skip,
+            source, x.stride, deltas, delta.stride, x.rows, rows.list, rows.n, delta.columns,
+            theta, stride, c[0], c[1],
         )
         return
-    for k in range(first, first + rows):
+    for k in range(rows.n):
         update_outer_row(
-            <const floating*> x.data + k, x.stride, delta, to, to.weight.data, to.weight_state,
-            k * stride, grad,
+            source + rows.list[k], x.stride, delta, to, to.weight.data, to.weight_state,
+            rows.list[k] * stride, grad,
         )
 
 

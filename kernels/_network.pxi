@@ -576,9 +576,8 @@ cdef void sweep_down_single(
 ) noexcept nogil:
     """Carry δ of one sample down (BP2) and update each layer as it passes (BP3, BP4)."""
     cdef Py_ssize_t index
-    cdef Matrix source, delta, weight
+    cdef Matrix source, delta
     cdef Update to
-    cdef int below
     for index in range(net.n_layers - 1, -1, -1):
         delta = output_of(net, index, 1, True, workspace)
         to = update_of(layer_of(net, index), step, workspace)
@@ -588,13 +587,11 @@ cdef void sweep_down_single(
             return
         clear_padding(delta, workspace)
         source = output_of(net, index - 1, 1, False, workspace)
-        weight = weight_in(layer_of(net, index), net.parameters, workspace)
-        below = activation_of(net, index - 1)
         backward_single(
-            source, delta, to, weight, below,
+            source, delta, to, weight_in(layer_of(net, index), net.parameters, workspace),
+            known_of(net, index - 1, 1, workspace), activation_of(net, index - 1),
             <floating> alpha_of(net, index - 1),
-            <const floating*> known_of(net, index - 1, 1, workspace).data,
-            <floating*> output_of(net, index - 1, 1, True, workspace).data,
+            output_of(net, index - 1, 1, True, workspace),
         )
 
 

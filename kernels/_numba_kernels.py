@@ -51,6 +51,7 @@ ADAMAX, NADAM, LION = CODES["ADAMAX"], CODES["NADAM"], CODES["LION"]
 NORM_PARTS = CODES["NORM_PARTS"]
 N_IN, N_OUT, WEIGHT = CODES["N_IN"], CODES["N_OUT"], CODES["WEIGHT"]
 STRIDE, BIAS, ACTIVATION = CODES["STRIDE"], CODES["BIAS"], CODES["ACTIVATION"]
+BIASES = CODES["BIASES"]
 ALPHA = CODES["ALPHA"]
 ROW_BLOCK = CODES["ROW_BLOCK"]
 ROW_MULTIPLE = CODES["ROW_MULTIPLE"]
@@ -2380,6 +2381,12 @@ def network_sample_gradients(
     _share_samples(n_useful, (*network, *data, *objective, out, workspace))
 
 
+@_inline
+def _squared_norm(a, delta, n_biases):
+    """Return the square of a layer's part of the norm of a sample's gradient."""
+    return _dot(delta, delta) * (_dot(a, a) + (ONE if n_biases > 0 else ZERO))
+
+
 @_kernel
 def network_gradient_norms(
     layers: IntTable,
@@ -2404,10 +2411,56 @@ def network_gradient_norms(
         a, squares = _row(data[0], i), parameters.dtype.type(0)
         for layer in range(layers.shape[0]):
             delta = _row(_delta_of(layers, layer, n_rows, workspace), i)
-            squares += _dot(delta, delta) * (_dot(a, a) + ONE)
+            squares += _squared_norm(a, delta, layers[layer, BIASES])
             a = _row(_activation_of(layers, layer, n_rows, workspace), i)
         # Each δ has the 1/n of the mean in it.
         out[i] = math.sqrt(squares) * parameters.dtype.type(n_rows)
+
+
+@_kernel
+def network_factors(
+    layers: IntTable,
+    settings: RealTable,
+    parameters: Vector,
+    x: Matrix,
+    target: Matrix,
+    labels: IntVector,
+    sample_weight: Vector,
+    loss: Int,
+    loss_parameters: RealVector,
+    inputs: OutMatrix,
+    deltas: OutMatrix,
+    workspace: OutVector,
+    n_threads: Int = 1,
+):
+    """Return the mean loss of a batch and store the factors of its gradient, a and δ."""
+    network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
+    n_rows, objective = x.shape[0], (loss, _as_vector(loss_parameters))
+    n_useful = _useful_threads(n_threads, n_rows * parameters.size)
+    a = _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
+    first_input = first_delta = 0
+    for layer in range(layers.shape[0]):
+        n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
+        _copy_rows(a, _block(inputs, 0, n_rows, first_input, first_input + n_in))
+        delta = _delta_of(layers, layer, n_rows, workspace)
+        _copy_rows(delta, _block(deltas, 0, n_rows, first_delta, first_delta + n_out))
+        a = _activation_of(layers, layer, n_rows, workspace)
+        first_input, first_delta = first_input + n_in, first_delta + n_out
+    return _mean(_losses_of(layers, n_rows, workspace), data[3], _as_vector(NO_INDICES))
+
+
+@_kernel
+def factor_norms(layers: IntTable, inputs: Matrix, deltas: Matrix, out: OutVector):
+    """Compute the norm of each sample's part of a gradient from its factors."""
+    for i in range(inputs.shape[0]):
+        squares, first_input, first_delta = out.dtype.type(0), 0, 0
+        for layer in range(layers.shape[0]):
+            n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
+            a = _vector(_row(inputs, i), first_input, n_in)
+            delta = _vector(_row(deltas, i), first_delta, n_out)
+            squares += _squared_norm(a, delta, layers[layer, BIASES])
+            first_input, first_delta = first_input + n_in, first_delta + n_out
+        out[i] = math.sqrt(squares)
 
 
 # --- Finite differences that compute again only what a weight changes ---------------------

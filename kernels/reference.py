@@ -42,9 +42,11 @@ __all__ = [
     "dense_backward_weight_single",
     "dense_forward",
     "dense_forward_single",
+    "factor_norms",
     "loss_backward",
     "loss_forward",
     "network_difference_gradient",
+    "network_factors",
     "network_fair_difference_gradient",
     "network_forward",
     "network_gradient",
@@ -2030,8 +2032,7 @@ def network_gradient_norms(
 ) -> None:
     """Compute the norm of the gradient of each sample's own loss, without the gradient.
 
-    A sample's ∂L/∂W is δ aᵀ, so ‖∂L/∂W‖² = ‖δ‖² ‖a‖², and ‖∂L/∂b‖² = ‖δ‖² (Goodfellow,
-    Efficient per-example gradient computations, 2015, arXiv:1510.01799).
+    :func:`factor_norms` says how.
 
     Parameters
     ----------
@@ -2058,15 +2059,125 @@ def network_gradient_norms(
     n_threads : int, default=1
         Threads to share the work.
     """
-    no_weights = np.empty(0, x.dtype)
-    passed = _activations(layers, settings, parameters, x, no_weights)
-    deltas = _deltas(
-        layers, settings, parameters, passed, target, labels, no_weights, loss, loss_parameters
+    n_in, n_out = layers[:, CODES["N_IN"]].sum(), layers[:, CODES["N_OUT"]].sum()
+    inputs, deltas = np.empty((len(x), n_in), x.dtype), np.empty((len(x), n_out), x.dtype)
+    network_factors(
+        layers,
+        settings,
+        parameters,
+        x,
+        target,
+        labels,
+        np.empty(0, x.dtype),
+        loss,
+        loss_parameters,
+        inputs,
+        deltas,
+        workspace,
     )
+    factor_norms(layers, inputs, len(x) * deltas, out)
+
+
+def network_factors(
+    layers: Indices,
+    settings: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    target: Array,
+    labels: Indices,
+    sample_weight: Array,
+    loss: int,
+    loss_parameters: NDArray[np.float64],
+    inputs: Array,
+    deltas: Array,
+    workspace: Array,
+    n_threads: int = 1,
+) -> float:
+    """Return the mean loss of a batch and store the factors of its gradient, a and δ.
+
+    ∂L/∂W of a layer is Σᵢ δᵢ aᵢᵀ (BP4), with a the layer's inputs, and ∂L/∂b is Σᵢ δᵢ (BP3):
+    what :func:`dense_backward_weight` forms of these factors, which for few samples are much
+    smaller. For dense layers only.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 11)
+        The layer table.
+    settings : array of float64, shape (n_layers, 4)
+        The table of settings.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    target : array of shape (n_samples, n_targets), or (0, n_targets) with labels
+        What the loss compares with; ignored where `labels` are given.
+    labels : array of int64, shape (n_samples,) or (0,)
+        Class of each sample, or empty.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights.
+    loss : int
+        Code of L.
+    loss_parameters : array of float64, shape (n_loss_parameters,)
+        Parameters of L.
+    inputs : array of shape (n_samples, Σ n_in)
+        Receives the inputs of every layer, side by side: x, a¹, … aᴸ⁻¹.
+    deltas : array of shape (n_samples, Σ n_out)
+        Receives δ¹, … δᴸ side by side, with the factors of the mean in them.
+    workspace : array of shape (training_workspace_size(...),)
+        Overwritten.
+    n_threads : int, default=1
+        Threads to share the work.
+
+    Returns
+    -------
+    float
+        The mean loss, as from :func:`network_loss`.
+    """
+    passed = _activations(layers, settings, parameters, x, sample_weight)
     outputs, _ = passed
+    inputs[...] = np.concatenate(outputs[:-1], axis=1)
+    deltas[...] = np.concatenate(
+        _deltas(
+            layers,
+            settings,
+            parameters,
+            passed,
+            target,
+            labels,
+            sample_weight,
+            loss,
+            loss_parameters,
+        ),
+        axis=1,
+    )
+    return _mean_loss(outputs[-1], target, labels, sample_weight, loss, loss_parameters)
+
+
+def factor_norms(layers: Indices, inputs: Array, deltas: Array, out: Array) -> None:
+    """Compute the norm of each sample's part of a gradient from its factors.
+
+    Of one sample ∂L/∂W is δ aᵀ, so ‖∂L/∂W‖² = ‖δ‖² ‖a‖², and ‖∂L/∂b‖² = ‖δ‖² (Goodfellow,
+    Efficient per-example gradient computations, 2015, arXiv:1510.01799).
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 11)
+        The layer table.
+    inputs : array of shape (n_samples, Σ n_in)
+        a of every layer, from :func:`network_factors`.
+    deltas : array of shape (n_samples, Σ n_out)
+        δ of every layer, from there too.
+    out : array of shape (n_samples,)
+        Receives √Σ ‖δ‖² (‖a‖² + 1), summed over the layers; without the 1 where a layer has
+        no bias.
+    """
+    ends = layers[:, [CODES["N_IN"], CODES["N_OUT"]]].cumsum(axis=0)[:-1].T
+    parts = (
+        np.split(matrix, at, axis=1) for matrix, at in zip((inputs, deltas), ends, strict=True)
+    )
     squares = sum(
-        np.square(len(x) * delta).sum(axis=1) * (np.square(a).sum(axis=1) + 1)
-        for delta, a in zip(deltas, outputs, strict=False)
+        np.square(delta).sum(axis=1) * (np.square(a).sum(axis=1) + (n_biases > 0))
+        for a, delta, n_biases in zip(*parts, layers[:, CODES["BIASES"]], strict=True)
     )
     out[...] = np.sqrt(squares)
 

@@ -191,31 +191,6 @@ static inline void transpose(const T* a, std::ptrdiff_t a_row, T* c, std::ptrdif
     for (int r = 0; r < width; ++r) *reinterpret_cast<Vector*>(c + r * c_row) = rows[r];
 }
 
-template <typename T, int ROWS, int VECTORS = WIDE_TILE_VECTORS>
-static inline void multiply_vectors(const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
-                                    std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c,
-                                    std::ptrdiff_t vectors) {
-    if (vectors == VECTORS)
-        multiply_tile<T, ROWS, VECTORS, false, true, wide_tile_columns<T>()>(start, a, a_row, 1, b,
-                                                                            b_step, depth, c);
-    else if constexpr (VECTORS > 1)
-        multiply_vectors<T, ROWS, VECTORS - 1>(start, a, a_row, b, b_step, depth, c, vectors);
-}
-
-// The tile of `rows` ≤ WIDE_TILE_ROWS and `columns` ≤ wide_tile_columns; reads b up to a whole
-// vector.
-template <typename T, int ROWS = WIDE_TILE_ROWS>
-static void multiply_wide(const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
-                          std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c, std::ptrdiff_t rows,
-                          std::ptrdiff_t columns) {
-    constexpr std::ptrdiff_t width = vector_width<T>();
-    if (rows == ROWS)
-        multiply_vectors<T, ROWS>(start, a, a_row, b, b_step, depth, c,
-                                  (columns + width - 1) / width);
-    else if constexpr (ROWS > 1)
-        multiply_wide<T, ROWS - 1>(start, a, a_row, b, b_step, depth, c, rows, columns);
-}
-
 // Σⱼ a[j] · b[j], in one order for one n.
 template <typename T>
 static T dot(const T* a, const T* b, std::ptrdiff_t n) {

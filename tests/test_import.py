@@ -25,6 +25,7 @@ ORDER = (
     "initializers",
     "layers",
     "parameters",
+    "factors",
     "workspaces",
     "schedules",
     "optimizers",
