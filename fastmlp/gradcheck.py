@@ -25,7 +25,7 @@ from ._validation import (
 from .backends import current_kernels, get_backend, threads_for
 from .derivatives import present_samples
 from .kernels import reference
-from .layers import Layer
+from .layers import Dropout, Layer, PReLU
 from .losses import Loss
 from .network import MLP, check_dense, check_unpenalized, make_batch
 from .pacing import Pace
@@ -625,9 +625,23 @@ def _sample(batch: Batch, index: np.intp) -> tuple[Batch, NDArray[Any], float]:
 def _slopes(
     layers: Sequence[Layer], parameters: Parameters, batch: Batch, loss: Loss
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Return z and σ'(z) of every layer, and last the outputs and the slopes of the loss."""
-    passed = forward_pass(layers, parameters.weights, parameters.biases, batch.x)
-    pairs = [(z, slope_of(layer, z, a)) for layer, (z, a) in zip(layers, passed, strict=True)]
+    """Return z and σ'(z) of every layer, and last the outputs and the slopes of the loss.
+
+    Of learned rectifiers it is their inputs and slopes.
+    """
+    used = [layer for layer in layers if not isinstance(layer, Dropout)]
+    weights = (
+        weight
+        for layer, weight in zip(layers, parameters.weights, strict=True)
+        if not isinstance(layer, Dropout)
+    )
+    passed, pairs, x = forward_pass(used, parameters, batch.x), [], batch.x
+    for layer, weight, (z, a) in zip(used, weights, passed, strict=True):
+        if isinstance(layer, PReLU):
+            pairs.append((x, np.where(x > 0, 1, weight)))
+        else:
+            pairs.append((z, slope_of(layer, z, a)))
+        x = a
     output = passed[-1][1]
     unweighted = batch._replace(sample_weight=batch.sample_weight[:0])
     return [*pairs, (output, len(output) * output_gradient(output, unweighted, loss))]

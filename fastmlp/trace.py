@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._validation import Batch
-from .kernels import reference
-from .layers import Layer
+from .kernels import catalogue, reference
+from .layers import Dropout, Layer
 from .losses import Loss
 from .network import MLP, check_dense, check_unpenalized, make_batch
+from .parameters import Parameters
 
 __all__ = [
     "BackpropTrace",
@@ -159,18 +160,16 @@ def _equation(depth: int, left: str, value: Array) -> str:
 
 
 def forward_pass(
-    layers: Iterable[Layer], weights: Iterable[Array], biases: Iterable[Array], x: Array
+    layers: Iterable[Layer], parameters: Parameters, x: Array
 ) -> list[tuple[Array, Array]]:
-    """Return z = Wx + b and a = σ(z) of each layer.
+    """Return z, of a dense layer Wx + b, and a = σ(z) of each layer.
 
     Parameters
     ----------
     layers : iterable of Layer
-        From input to output.
-    weights : iterable of numpy.ndarray of shape (n_out, n_in)
-        W of each layer.
-    biases : iterable of numpy.ndarray of shape (n_out,)
-        b of each layer.
+        Those of the network in use, from input to output.
+    parameters : Parameters
+        Of the network.
     x : numpy.ndarray of shape (n_samples, n_in)
         Inputs.
 
@@ -179,9 +178,12 @@ def forward_pass(
     list of (z, a)
         Both of shape (n_samples, n_out).
     """
-    passed = []
-    for layer, weight, bias in zip(layers, weights, biases, strict=True):
-        z = x @ weight.T + bias
+    passed, layout = [], parameters.layout
+    for layer, row, settings in zip(layers, layout.table, layout.settings, strict=True):
+        alone = row[np.newaxis].copy()
+        alone[:, catalogue.CODES["ACTIVATION"]] = catalogue.CODES["IDENTITY"]
+        z = np.empty((len(x), layer.n_out), x.dtype)
+        reference.network_forward(alone, settings[np.newaxis], parameters.arena, x, z, z)
         x = np.empty_like(z)
         reference.activation_forward(z, layer.activation_row.code, layer.alpha or 0.0, x)
         passed.append((z, x))
@@ -278,17 +280,19 @@ def backprop_trace(
     check_dense(net, "backprop_trace")
     check_unpenalized(net, "backprop_trace")
     objective, batch = make_batch(net, X, y, loss, sample_weight)
-    passed = forward_pass(net.layers, net.weights, net.biases, batch.x)
+    used = [index for index, layer in enumerate(net.layers) if not isinstance(layer, Dropout)]
+    layers_used, weights = ([of[i] for i in used] for of in (net.layers, net.weights))
+    passed = forward_pass(layers_used, net.parameters, batch.x)
     inputs = [batch.x, *(a for _, a in passed[:-1])]
     layers: list[LayerTrace] = []
     grad_a = output_gradient(passed[-1][1], batch, objective)
     for index in reversed(range(len(passed))):
         z, a = passed[index]
-        slope = slope_of(net.layers[index], z, a)
+        slope = slope_of(layers_used[index], z, a)
         delta = grad_a * slope  # BP1 in the last layer, BP2 below
         trace = LayerTrace(
             number=index + 1,
-            activation=net.layers[index].activation,
+            activation=layers_used[index].activation,
             x=inputs[index],
             z=z,
             a=a,
@@ -299,7 +303,7 @@ def backprop_trace(
             grad_weight=delta.T @ inputs[index],  # BP4
         )
         layers.insert(0, trace)
-        grad_a = delta @ net.weights[index]
+        grad_a = delta @ weights[index]
     value = net.mean_loss(batch, objective)
     if np.ndim(X) == 1:
         layers = [_of_one_sample(layer) for layer in layers]

@@ -418,3 +418,17 @@ def test_representation_of_penalties():
     layer = fm.Dense(2, 3, l1=0.5, l2=0.25, penalize_bias=True)
     assert repr(layer).endswith("activation='identity', l1=0.5, l2=0.25, penalize_bias=True)")
     assert eval(repr(layer), vars(fm)) == layer
+
+
+def test_a_trace_leaves_dropout_out():
+    net = with_dropout()
+    trace = fm.backprop_trace(net, X[:5], Y[:5])
+    _, grad = net.value_and_grad(X[:5], Y[:5])
+    np.testing.assert_allclose(trace.layers[1].grad_weight, grad.weights[2], rtol=1e-10)
+    np.testing.assert_allclose(trace.layers[0].grad_weight, grad.weights[0], rtol=1e-10)
+
+
+def test_kinks_of_learned_rectifiers_are_recognised(backend):
+    net = fm.MLP([fm.Dense(6, 5), fm.PReLU(), fm.Dense(5, 3)], dtype="float64", seed=0)
+    net.biases[0][0] = -(X[0] @ net.weights[0][0]) + 1e-9  # on the edge for the first sample
+    fm.check_gradient(net, X[:8], Y[:8]).assert_ok()
