@@ -25,13 +25,13 @@ from ._validation import (
 from .backends import current_kernels, get_backend, threads_for
 from .derivatives import present_samples
 from .kernels import reference
-from .layers import Dropout, Layer, PReLU
+from .layers import Dense, PReLU
 from .losses import Loss
 from .network import MLP, check_dense, check_unpenalized, make_batch
 from .pacing import Pace
 from .parameters import Gradient, Parameters
 from .text import aligned_table
-from .trace import forward_pass, output_gradient, slope_of
+from .trace import output_gradient, slope_of
 
 __all__ = [
     "GradientCheck",
@@ -554,7 +554,7 @@ def _parameters(net: MLP, batch: Batch, loss: Loss, analytic: NDArray[Any]) -> _
         moved = Parameters(layout)
         moved.arena[...] = net.parameters.arena
         moved.arena[layout.indices[position]] = value
-        return _slopes(net.layers, moved, batch, loss)
+        return _slopes(net, moved, batch, loss)
 
     def exact(positions: NDArray[np.int64], step: float) -> NDArray[np.float64]:
         return _complex_differences(net, batch, loss, layout.indices[positions], step)
@@ -591,7 +591,7 @@ def _inputs(
         part, x, _ = _sample(batch, np.searchsorted(present, position // n_in))
         moved = x.copy()
         moved[0, position % n_in] = value
-        return _slopes(net.layers, net.parameters, part._replace(x=moved), loss)
+        return _slopes(net, net.parameters, part._replace(x=moved), loss)
 
     def exact(positions: NDArray[np.int64], step: float) -> NDArray[np.float64]:
         out = np.zeros(len(positions))
@@ -623,28 +623,27 @@ def _sample(batch: Batch, index: np.intp) -> tuple[Batch, NDArray[Any], float]:
 
 
 def _slopes(
-    layers: Sequence[Layer], parameters: Parameters, batch: Batch, loss: Loss
+    net: MLP, parameters: Parameters, batch: Batch, loss: Loss
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Return z and σ'(z) of every layer, and last the outputs and the slopes of the loss.
+    """Return z and σ'(z) of every layer, last the outputs and the slopes of the loss.
 
-    Of learned rectifiers it is their inputs and slopes.
+    The slopes of a learned rectifier and of a penalty |w| count, too.
     """
-    used = [layer for layer in layers if not isinstance(layer, Dropout)]
-    weights = (
-        weight
-        for layer, weight in zip(layers, parameters.weights, strict=True)
-        if not isinstance(layer, Dropout)
+    layout, weights = parameters.layout, batch.sample_weight
+    passed = reference.layer_outputs(
+        layout.table, layout.settings, parameters.arena, batch.x, weights
     )
-    passed, pairs, x = forward_pass(used, parameters, batch.x), [], batch.x
-    for layer, weight, (z, a) in zip(used, weights, passed, strict=True):
+    pairs, below = [], batch.x
+    for layer, (z, a) in zip(net.layers, passed, strict=True):
+        pairs.append((z, slope_of(layer, z, a)))
         if isinstance(layer, PReLU):
-            pairs.append((x, np.where(x > 0, 1, weight)))
-        else:
-            pairs.append((z, slope_of(layer, z, a)))
-        x = a
-    output = passed[-1][1]
-    unweighted = batch._replace(sample_weight=batch.sample_weight[:0])
-    return [*pairs, (output, len(output) * output_gradient(output, unweighted, loss))]
+            pairs.append((below, np.sign(below)))
+        below = a
+    for layer, weight, bias in zip(net.layers, parameters.weights, parameters.biases, strict=True):
+        if isinstance(layer, Dense) and layer.l1:
+            pairs += [(weight, layer.l1 * np.sign(weight)), (bias[None], layer.l1 * np.sign(bias))]
+    unweighted = batch._replace(sample_weight=weights[:0])
+    return [*pairs, (below, len(below) * output_gradient(below, unweighted, loss))]
 
 
 def _crosses_kink(variables: _Variables, position: int, step: float) -> bool:

@@ -1244,6 +1244,43 @@ def _alphas(settings: NDArray[np.float64]) -> NDArray[np.float64]:
     return settings[:, CODES["ALPHA"]]
 
 
+def layer_outputs(
+    layers: Indices,
+    settings: NDArray[np.float64],
+    parameters: Array,
+    x: Array,
+    sample_weight: Array,
+) -> list[tuple[Array, Array]]:
+    """Return z and a of every layer; of one that is not dense z is what its σ is given.
+
+    Parameters
+    ----------
+    layers : array of int64, shape (n_layers, 12)
+        The layer table.
+    settings : array of float64, shape (n_layers, 6)
+        The table of settings.
+    parameters : array of shape (n_elements,)
+        The arena.
+    x : array of shape (n_samples, n_in)
+        Inputs.
+    sample_weight : array of shape (n_samples,) or (0,)
+        Weight of each sample, or empty for equal weights.
+
+    Returns
+    -------
+    list of (z, a)
+        Both of shape (n_samples, n_out).
+    """
+    passed = []
+    shares = _sample_shares(sample_weight, len(x), x.dtype)
+    for layer in _layers_of(layers, settings, parameters):
+        z = _before_activation(layer, x, shares)
+        x = np.empty_like(z)
+        activation_forward(z, layer.activation, layer.settings[CODES["ALPHA"]], x)
+        passed.append((z, x))
+    return passed
+
+
 def _activations(
     layers: Indices,
     settings: NDArray[np.float64],
@@ -1252,16 +1289,12 @@ def _activations(
     sample_weight: Array,
 ) -> tuple[list[Array], list[Array]]:
     """Return x and the output of every layer, and what each layer's σ' takes, y or z."""
-    outputs: list[Array] = [x]
-    known: list[Array] = []
-    shares = _sample_shares(sample_weight, len(x), x.dtype)
-    for layer in _layers_of(layers, settings, parameters):
-        z = _before_activation(layer, outputs[-1], shares)
-        y = np.empty_like(z)
-        activation_forward(z, layer.activation, layer.settings[CODES["ALPHA"]], y)
-        outputs.append(y)
-        known.append(y if ACTIVATIONS[layer.activation].from_output else z)
-    return outputs, known
+    passed = layer_outputs(layers, settings, parameters, x, sample_weight)
+    known = [
+        y if ACTIVATIONS[activation].from_output else z
+        for (z, y), activation in zip(passed, layers[:, CODES["ACTIVATION"]], strict=True)
+    ]
+    return [x, *(y for _, y in passed)], known
 
 
 def network_forward(
