@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -13,18 +14,22 @@ def run(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def test_cost_of_backpropagation():
-    costs, errors = run("cost_of_backpropagation", "4", "8").split("\n\n")
+def test_cost_of_backpropagation(tmp_path):
+    plot = ["--plot", tmp_path / "cost.svg"] if find_spec("matplotlib") else []
+    costs, errors = run("cost_of_backpropagation", "4", "8", *plot).split("\n\n")
     lines = costs.splitlines()
     assert [line.split()[:2] for line in lines[2:4]] == [["4-4-4-10", "90"], ["8-8-8-10", "234"]]
     assert float(lines[2].split()[5]) > 10  # naive differences cost more than the gradient
     assert lines[4].startswith("naive / gradient grows as parameters^")
-    rows = [list(map(float, line.split()[:3])) for line in errors.splitlines()[1:]]
-    step, forward, central = zip(*rows, strict=True)
+    rows = [list(map(float, line.split()[:4])) for line in errors.splitlines()[1:]]
+    step, forward, central, by_complex_steps = zip(*rows, strict=True)
     # Truncation to the left, rounding to the right; the lowest points are at √ε and ∛ε.
     assert step[forward.index(min(forward))] in (1e-7, 1e-8)
     assert step[central.index(min(central))] in (1e-5, 1e-6)
-    assert min(central) < min(forward)
+    assert max(by_complex_steps[-6:]) < 1e-14 < min(central) < min(forward)
+    if plot:
+        text = plot[1].read_text()
+        assert all(name in text for name in ("naive differences", "backpropagation", "complex"))
 
 
 def test_convergence_rates():

@@ -27,6 +27,16 @@ SIZES = [
 EDGE_SIZE = (23, 24, 25)  # more rows in each matrix than there are edge values
 SHAPES = [*[(n, 9) for n in LENGTHS], *[(5, n) for n in LENGTHS], (97, 300)]
 
+#: One unit, rows that end within every vector, more than a row block.
+FEW_SHAPES = [(5, 1), (7, 33), (97, 47)]
+
+#: Every scalar function in a few shapes, and every shape with a few of those: the loops
+#: around them are alike. One takes y, with α and without exp, and one z.
+ACTIVATION_SHAPES = [
+    *((row.name, shape) for row in ACTIVATIONS for shape in FEW_SHAPES),
+    *((name, shape) for name in ("leaky_relu", "mish") for shape in SHAPES),
+]
+
 every_activation = pytest.mark.parametrize(
     "activation", [pytest.param(row.code, id=row.name) for row in ACTIVATIONS]
 )
@@ -35,8 +45,12 @@ every_optimizer = pytest.mark.parametrize(
 )
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-every_output_shape = pytest.mark.parametrize(
-    "shape", [shape for shape in SHAPES if shape[1]], ids=lambda shape: "x".join(map(str, shape))
+every_activation_or_shape = pytest.mark.parametrize(
+    ("activation", "shape"),
+    [
+        pytest.param(CODES[name.upper()], shape, id=f"{name}-{shape[0]}x{shape[1]}")
+        for name, shape in ACTIVATION_SHAPES
+    ],
 )
 
 
@@ -98,15 +112,13 @@ def compare_activation_backward(compare, y_or_z, grad, activation):
     compare("activation_backward", arguments, {"out": np.abs(grad)}, 0)
 
 
-@every_activation
-@every_shape
+@every_activation_or_shape
 def test_activation_forward(compare, rng, dtype, activation, shape):
     z = 3 * normal(rng, dtype, *shape)
     compare_activation(compare, z, activation)
 
 
-@every_activation
-@every_shape
+@every_activation_or_shape
 def test_activation_backward(compare, rng, dtype, activation, shape):
     y_or_z = known(normal(rng, dtype, *shape), activation)
     compare_activation_backward(compare, y_or_z, normal(rng, dtype, *shape), activation)
@@ -395,10 +407,25 @@ def compare_loss(compare, output, drawn, sample_weight):
     compare("loss_backward", given, {"out": row}, n_out)
 
 
-@every_output_shape
-def test_loss(compare, draw_loss, rng, dtype, objective, shape):
+def check_loss(compare, draw_loss, rng, dtype, objective, shape):
     output = 2 * outputs_for(objective, rng, dtype, *shape)
     compare_loss(compare, output, draw_loss(output), np.empty(0, dtype))
+
+
+@pytest.mark.parametrize("shape", FEW_SHAPES, ids=str)
+def test_every_loss(compare, draw_loss, rng, dtype, objective, shape):
+    check_loss(compare, draw_loss, rng, dtype, objective, shape)
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1]], ids=str)
+@pytest.mark.parametrize(
+    "objective",
+    [("mse", False, False), ("cross_entropy", False, False), ("cross_entropy", True, False)],
+    ids=["mse", "cross_entropy-rows", "cross_entropy-labels"],
+    indirect=True,
+)
+def test_loss_of_every_shape(compare, draw_loss, rng, dtype, objective, shape):
+    check_loss(compare, draw_loss, rng, dtype, objective, shape)
 
 
 @pytest.mark.parametrize("share_of_zeros", [0, 0.5, 1])
@@ -481,9 +508,15 @@ def compare_step(compare, arguments):
     return compare("optimizer_step", arguments, magnitudes, 2)
 
 
-@every_optimizer
+@pytest.mark.parametrize(
+    ("optimizer", "n"),
+    [
+        pytest.param(row, n, id=f"{row.name}-{n}")
+        for row in OPTIMIZERS
+        for n in ((*LENGTHS, 5000) if row.name in ("adam", "rmsprop_momentum") else (33, 5000))
+    ],
+)
 @pytest.mark.parametrize("n_threads", [1, 3])
-@pytest.mark.parametrize("n", [*LENGTHS, 5000])
 def test_optimizer_step(compare, rng, dtype, optimizer, n, n_threads):
     arguments = optimizer_arguments(rng, dtype, optimizer, n, n_threads)
     for _ in range(3):
