@@ -24,8 +24,8 @@ from ._validation import (
 )
 from .backends import current_kernels, get_backend, threads_for
 from .derivatives import present_samples
-from .kernels import reference
-from .layers import Dense, PReLU
+from .kernels import catalogue, reference
+from .layers import Dense
 from .losses import Loss
 from .network import MLP, check_dense, check_unpenalized, make_batch
 from .pacing import Pace
@@ -39,6 +39,8 @@ __all__ = [
     "check_gradient",
     "finite_difference_gradient",
 ]
+
+CODES = catalogue.CODES
 
 #: Whether differences are central, and the power of ε that balances rounding against
 #: truncation in their step.
@@ -529,8 +531,8 @@ class _Variables:
 
     `risk` is L. `differences` takes numbers, steps and whether to take central quotients,
     else forward; `exact` takes numbers and an imaginary step, which goes to the left if it is
-    below 0, and returns derivatives; `slopes` takes a number and a value and returns pairs (z, σ'(z)), of each layer and last
-    of the loss, where that variable has that value.
+    below 0, and returns derivatives; `slopes` takes a number and a value and returns pairs
+    (z, σ'(z)), of each layer and last of the loss, where that variable has that value.
     """
 
     values: NDArray[Any]
@@ -634,9 +636,10 @@ def _slopes(
         layout.table, layout.settings, parameters.arena, batch.x, weights
     )
     pairs, below = [], batch.x
-    for layer, (z, a) in zip(net.layers, passed, strict=True):
-        pairs.append((z, slope_of(layer, z, a)))
-        if isinstance(layer, PReLU):
+    for place, settings, (z, a) in zip(layout.table, layout.settings, passed, strict=True):
+        row = catalogue.ACTIVATIONS[place[CODES["ACTIVATION"]]]
+        pairs.append((z, slope_of(row, settings[CODES["ALPHA"]], z, a)))
+        if place[CODES["KIND"]] == CODES["PRELU"]:
             pairs.append((below, np.sign(below)))
         below = a
     for layer, weight, bias in zip(net.layers, parameters.weights, parameters.biases, strict=True):

@@ -11,16 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._validation import Batch
 from .kernels import catalogue, reference
-from .layers import Dropout, Layer
+from .layers import Dropout
 from .losses import Loss
 from .network import MLP, check_dense, check_unpenalized, make_batch
-from .parameters import Parameters
 
 __all__ = [
     "BackpropTrace",
     "LayerTrace",
     "backprop_trace",
-    "forward_pass",
     "output_gradient",
     "slope_of",
 ]
@@ -159,44 +157,15 @@ def _equation(depth: int, left: str, value: Array) -> str:
     )
 
 
-def forward_pass(
-    layers: Iterable[Layer], parameters: Parameters, x: Array
-) -> list[tuple[Array, Array]]:
-    """Return z, of a dense layer Wx + b, and a = σ(z) of each layer.
-
-    Parameters
-    ----------
-    layers : iterable of Layer
-        Those of the network in use, from input to output.
-    parameters : Parameters
-        Of the network.
-    x : numpy.ndarray of shape (n_samples, n_in)
-        Inputs.
-
-    Returns
-    -------
-    list of (z, a)
-        Both of shape (n_samples, n_out).
-    """
-    passed, layout = [], parameters.layout
-    for layer, row, settings in zip(layers, layout.table, layout.settings, strict=True):
-        alone = row[np.newaxis].copy()
-        alone[:, catalogue.CODES["ACTIVATION"]] = catalogue.CODES["IDENTITY"]
-        z = np.empty((len(x), layer.n_out), x.dtype)
-        reference.network_forward(alone, settings[np.newaxis], parameters.arena, x, z, z)
-        x = np.empty_like(z)
-        reference.activation_forward(z, layer.activation_row.code, layer.alpha or 0.0, x)
-        passed.append((z, x))
-    return passed
-
-
-def slope_of(layer: Layer, z: Array, a: Array) -> Array:
+def slope_of(row: catalogue.Activation, alpha: float, z: Array, a: Array) -> Array:
     """Return σ'(z).
 
     Parameters
     ----------
-    layer : Layer
-        Whose σ.
+    row : fastmlp.kernels.catalogue.Activation
+        Row of σ.
+    alpha : float
+        Its parameter; any number if it has none.
     z, a : numpy.ndarray of shape (n_samples, n_out)
         Pre-activation and activation.
 
@@ -205,9 +174,8 @@ def slope_of(layer: Layer, z: Array, a: Array) -> Array:
     numpy.ndarray of shape (n_samples, n_out)
         The derivative of σ.
     """
-    row, slope = layer.activation_row, np.ones_like(z)
-    y = a if row.from_output else z
-    reference.activation_backward(y, slope, row.code, layer.alpha or 0.0, slope)
+    slope = np.ones_like(z)
+    reference.activation_backward(a if row.from_output else z, slope, row.code, alpha, slope)
     return slope
 
 
@@ -282,17 +250,18 @@ def backprop_trace(
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     used = [index for index, layer in enumerate(net.layers) if not isinstance(layer, Dropout)]
     layers_used, weights = ([of[i] for i in used] for of in (net.layers, net.weights))
-    passed = forward_pass(layers_used, net.parameters, batch.x)
+    passed = reference.layer_outputs(*net.kernel_arguments, batch.x, batch.sample_weight)
     inputs = [batch.x, *(a for _, a in passed[:-1])]
     layers: list[LayerTrace] = []
     grad_a = output_gradient(passed[-1][1], batch, objective)
     for index in reversed(range(len(passed))):
         z, a = passed[index]
-        slope = slope_of(layers_used[index], z, a)
+        layer = layers_used[index]
+        slope = slope_of(layer.activation_row, layer.alpha or 0.0, z, a)
         delta = grad_a * slope  # BP1 in the last layer, BP2 below
         trace = LayerTrace(
             number=index + 1,
-            activation=layers_used[index].activation,
+            activation=layer.activation,
             x=inputs[index],
             z=z,
             a=a,

@@ -5,6 +5,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -30,6 +32,14 @@ def test_cost_of_backpropagation(tmp_path):
     if plot:
         text = plot[1].read_text()
         assert all(name in text for name in ("naive differences", "backpropagation", "complex"))
+
+
+def test_derivatives_and_pytorch():
+    pytest.importorskip("torch", reason="the example compares with PyTorch")
+    lines = [line.split() for line in run("derivatives_and_pytorch", "0.1").splitlines()[1:]]
+    names = ["jacobian", "sample_gradients", "hessian_product"]
+    assert [line[:2] for line in lines] == [[name, n] for n in ("1", "32") for name in names]
+    assert max(float(line[-1]) for line in lines) < 1e-10
 
 
 def test_convergence_rates():

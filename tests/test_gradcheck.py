@@ -461,7 +461,7 @@ def test_a_wrong_gradient_is_no_bend(monkeypatch):
 
 @pytest.fixture(params=range(8), ids="seed {}".format)
 def saturated(request):
-    """A network whose ∂L/∂x is so small that differences of L lose most of its digits."""
+    """Draw a network whose ∂L/∂x is so small that differences of L lose most of its digits."""
     net, x, y = draw("tanh", "squared_hinge", 3, as_labels=True)
     rng = np.random.default_rng(request.param)
     net.weights[0][...] = rng.normal(size=(5, 4))
@@ -580,3 +580,50 @@ def test_a_step_that_rounding_swallows_is_refused(scheme):
         fm.finite_difference_gradient(net, x, [0], **options)
     estimate = fm.finite_difference_gradient(net.astype("float64"), x, [0], **options)
     assert np.isfinite(estimate.to_vector()).all()
+
+
+# --- Layers that are not dense ------------------------------------------------------------
+
+
+@pytest.fixture
+def of_every_kind(rng):
+    """Draw a network of all kinds of layers, with penalties, and samples."""
+    layers = [
+        fm.Dense(4, 5, bias=False, l1=0.02, l2=0.3),
+        fm.BatchNorm(),
+        fm.Activation("gelu"),
+        fm.Dense(5, 6, l1=0.01, penalize_bias=True),
+        fm.LayerNorm(),
+        fm.PReLU(),
+        fm.Dropout(0.5),
+        fm.Dense(6, 3),
+    ]
+    net = fm.MLP(layers, dtype="float64", seed=0)
+    net.set_parameters(net.get_parameters() + 0.1 * rng.normal(size=net.n_parameters))
+    return net, rng.normal(size=(5, 4)), LABELS
+
+
+def test_complex_steps_go_through_every_layer(of_every_kind):
+    with fm.use_backend("numpy"):
+        exact = fm.finite_difference_gradient(*of_every_kind, scheme="complex").to_vector()
+        found = of_every_kind[0].value_and_grad(*of_every_kind[1:])[1].to_vector()
+    np.testing.assert_allclose(found, exact, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("distance", [1e-4, -1e-6, 1e-9, 0])
+def test_a_learned_rectifier_near_its_kink(distance):
+    net = fm.MLP([fm.Dense(4, 5), fm.PReLU(), fm.Dense(5, 3)], dtype="float64", seed=0)
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    net.biases[0][2] = distance - x[0] @ net.weights[0][2]
+    with fm.use_backend("numpy"):
+        check = fm.check_gradient(net, x, LABELS)
+    check.assert_ok()
+
+
+def test_penalised_weights_near_their_kink(of_every_kind):
+    net, x, y = of_every_kind
+    net.weights[0][1, :3] = 0, 1e-8, -1e-6  # at 0 backpropagation takes the mean of −l1 and l1
+    with fm.use_backend("numpy"):
+        check = fm.check_gradient(net, x, y)
+    check.assert_ok()
+    assert check.n_kinks == 0
