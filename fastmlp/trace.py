@@ -249,7 +249,7 @@ def backprop_trace(
     check_unpenalized(net, "backprop_trace")
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     used = [index for index, layer in enumerate(net.layers) if not isinstance(layer, Dropout)]
-    layers_used, weights = ([of[i] for i in used] for of in (net.layers, net.weights))
+    layers_used, weights = [net.layers[i] for i in used], [net.weights[i] for i in used]
     passed = reference.layer_outputs(*net.kernel_arguments, batch.x, batch.sample_weight)
     inputs = [batch.x, *(a for _, a in passed[:-1])]
     layers: list[LayerTrace] = []
