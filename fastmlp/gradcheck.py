@@ -639,7 +639,7 @@ def _slopes(
     for layer, weight, (z, a) in zip(used, weights, passed, strict=True):
         if isinstance(layer, PReLU):
             pairs.append((x, np.where(x > 0, 1, weight)))
-        else:
+        elif layer.activation_row.elementwise:  # others are smooth
             pairs.append((z, slope_of(layer, z, a)))
         x = a
     output = passed[-1][1]

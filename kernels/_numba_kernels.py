@@ -38,6 +38,13 @@ ELU, CELU, SELU, MISH = CODES["ELU"], CODES["CELU"], CODES["SELU"], CODES["MISH"
 GELU, GELU_TANH, RELU6 = CODES["GELU"], CODES["GELU_TANH"], CODES["RELU6"]
 SOFTPLUS, SOFTSIGN, HARD_TANH = CODES["SOFTPLUS"], CODES["SOFTSIGN"], CODES["HARD_TANH"]
 HARD_SIGMOID, HARD_SWISH = CODES["HARD_SIGMOID"], CODES["HARD_SWISH"]
+SOFTMAX, FIRST_CUSTOM, CUSTOM_TAKES_Z = (
+    CODES["SOFTMAX"],
+    CODES["FIRST_CUSTOM"],
+    CODES["CUSTOM_TAKES_Z"],
+)
+CUSTOM_FORWARD, CUSTOM_GRADIENT = CODES["CUSTOM_FORWARD"], CODES["CUSTOM_GRADIENT"]
+CUSTOM_CURVATURE = CODES["CUSTOM_CURVATURE"]
 TAKES_Z = CODES["TAKES_Z"]
 QUADRATIC, MSE, MAE = CODES["QUADRATIC"], CODES["MSE"], CODES["MAE"]
 CROSS_ENTROPY, BINARY_CROSS_ENTROPY = CODES["CROSS_ENTROPY"], CODES["BINARY_CROSS_ENTROPY"]
@@ -699,6 +706,40 @@ def _stack_tile(typing_context, like):
     return result(like), codegen
 
 
+def _cell(context, builder, activation, column):
+    """Emit the load of a column of the table of a user-defined activation; see custom.py."""
+    table = builder.inttoptr(activation, context.get_value_type(types.int64).as_pointer())
+    return builder.load(builder.gep(table, [column]))
+
+
+@intrinsic
+def _custom_cell(typing_context, activation, column):
+    """Return a column of the table of a user-defined activation."""
+
+    def codegen(context, builder, signature, args):
+        return _cell(context, builder, *args)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _apply_custom(typing_context, activation, column, source, sink):
+    """Store σ of a row, or multiply a row by σ' or σ'', as the column says."""
+
+    def codegen(context, builder, signature, args):
+        column = builder.add(args[1], args[1].type(source.dtype.bitwidth // 64))
+        address = _cell(context, builder, args[0], column)
+        (known, (n,), _), (out, _, _) = (
+            _geometry(context, builder, kind, value)
+            for kind, value in zip((source, sink), args[2:], strict=True)
+        )
+        function = ir.FunctionType(ir.VoidType(), [known.type, n.type, out.type])
+        builder.call(builder.inttoptr(address, function.as_pointer()), [known, n, out])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, source, sink), codegen
+
+
 class _Lanes:
     """Emit loads and stores of vectors of a matrix, masked where a row ends inside them."""
 
@@ -939,11 +980,33 @@ def _activate(z, activation, alpha, out):
         elif activation == HARD_SWISH:
             for j in range(out_row.size):
                 out_row[j] = _hard_swish(z_row[j])
+        elif activation == SOFTMAX:
+            _softmax(z_row, out_row)
+        elif activation >= FIRST_CUSTOM:
+            _apply_custom(activation, CUSTOM_FORWARD, z_row, out_row)
+
+
+@_inner
+def _softmax_gradient(y, grad):
+    """Multiply a row of a gradient by ∂yⱼ/∂zₖ = yⱼ (1 − yⱼ) if j = k else −yⱼ yₖ."""
+    mean = grad.dtype.type(0)
+    for j in range(grad.size):
+        mean += y[j] * grad[j]
+    for j in range(grad.size):
+        grad[j] = y[j] * (grad[j] - mean)
+
+
+@_inline
+def _part_in_tiles(activation):
+    """Return σ, or IDENTITY where σ takes whole rows, which a tile does not have."""
+    return LINEAR if activation == SOFTMAX else activation
 
 
 @_inline
 def _takes_z(activation):
     """Return whether the derivative is taken from z rather than from y."""
+    if activation >= FIRST_CUSTOM:
+        return _custom_cell(activation, CUSTOM_TAKES_Z) != 0
     return TAKES_Z >> activation & 1 == 1
 
 
@@ -1004,6 +1067,10 @@ def _apply_derivative(y_or_z, activation, alpha, grad):
         elif activation == HARD_SWISH:
             for j in range(grad_row.size):
                 grad_row[j] = _hard_swish_gradient(known[j], grad_row[j])
+        elif activation == SOFTMAX:
+            _softmax_gradient(known, grad_row)
+        elif activation >= FIRST_CUSTOM:
+            _apply_custom(activation, CUSTOM_GRADIENT, known, grad_row)
 
 
 @_inner
@@ -1048,6 +1115,8 @@ def _apply_second_derivative(y_or_z, activation, alpha, grad):
         elif activation == HARD_SWISH:
             for j in range(grad_row.size):
                 grad_row[j] = _hard_swish_curvature(known[j], grad_row[j])
+        elif activation >= FIRST_CUSTOM:
+            _apply_custom(activation, CUSTOM_CURVATURE, known, grad_row)
         else:  # piecewise linear
             for j in range(grad_row.size):
                 grad_row[j] = ZERO * grad_row[j]
@@ -1859,7 +1928,10 @@ def _panels_of(layers, n_rows, workspace):
 def _run_layer(layers, settings, parameters, layer, activation, x, out):
     """Run a layer, or for IDENTITY its z only."""
     weight, bias = _weight_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
-    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, activation, settings[layer, ALPHA], out)
+    in_tiles, alpha = _part_in_tiles(activation), settings[layer, ALPHA]
+    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, in_tiles, alpha, out)
+    if in_tiles != activation:
+        _activate(out, activation, alpha, out)
 
 
 # --- Network: the layers in sequence ------------------------------------------------------
@@ -2482,7 +2554,7 @@ def _store_passes(layers, settings, parameters, x, workspace):
 
 @_inner
 def _moved_unit(layers, settings, x, move, change, first, last, workspace, a):
-    """Compute a of the unit whose weight has changed, for some samples."""
+    """Compute a of the unit whose weight has changed, for some samples; z if σ takes rows."""
     layer, source, unit = move
     n_rows = x.shape[0]
     z = _delta_of(layers, layer, n_rows, workspace)
@@ -2491,7 +2563,7 @@ def _moved_unit(layers, settings, x, move, change, first, last, workspace, a):
     for i in range(first, last):
         factor = below[i, source] if source < below.shape[1] else ONE
         column[i - first] = z[i, unit] + change * factor
-    _activate(a, layers[layer, ACTIVATION], settings[layer, ALPHA], a)
+    _activate(a, _part_in_tiles(layers[layer, ACTIVATION]), settings[layer, ALPHA], a)
 
 
 @_inner
@@ -2503,12 +2575,17 @@ def _moved_outputs(layers, settings, parameters, n_rows, move, first, last, work
     buffers = _panels_of(layers, n_rows, workspace)
     size = buffers.size // (2 * ROW_MULTIPLE) * ROW_MULTIPLE
     old = _rows_between(_activation_of(layers, layer, n_rows, workspace), first, last)
-    n_units = layers[index, N_OUT]
+    n_units, activation = layers[index, N_OUT], layers[index, ACTIVATION]
     out = _matrix(buffers, 0, last - first, n_units, row_stride(n_units, buffers.itemsize))
     if layer == top:
+        takes_rows = _part_in_tiles(activation) != activation
+        if takes_rows:
+            old = _rows_between(_delta_of(layers, layer, n_rows, workspace), first, last)
         for i in range(last - first):
             _copy(_row(old, i), _row(out, i))
             out[i, unit] = column[i]
+        if takes_rows:
+            _activate(out, activation, 0.0, out)
         return out
     weight = _row(_weight_of(layers, index, parameters), unit)
     z = _rows_between(_delta_of(layers, index, n_rows, workspace), first, last)
@@ -2516,7 +2593,7 @@ def _moved_outputs(layers, settings, parameters, n_rows, move, first, last, work
         source, sink, change = _row(z, i), _row(out, i), column[i] - old[i, unit]
         for j in range(sink.size):
             sink[j] = source[j] + change * weight[j]
-    _activate(out, layers[index, ACTIVATION], settings[index, ALPHA], out)
+    _activate(out, activation, settings[index, ALPHA], out)
     for index in range(layer + 2, top + 1):
         n_units = layers[index, N_OUT]
         stride = row_stride(n_units, buffers.itemsize)

@@ -4,6 +4,7 @@
 # each of the two `if` chains.
 
 from libc.math cimport INFINITY, log, log1p
+from libc.stdint cimport int64_t
 from cython cimport floating
 
 cdef extern from "elementary.hpp" namespace "fastmlp" nogil:
@@ -56,10 +57,27 @@ cdef extern from *:
     const double SELU_SCALE, SELU_ALPHA, SQRT_2_OVER_PI, ONE_OVER_SQRT_2PI, GELU_CUBE, LARGE
 
 
+# --- User-defined activations: compiled functions of rows, see custom.py -------------------
+
+ctypedef void (*RowFunction)(const void* source, Py_ssize_t n, void* sink) noexcept nogil
+
+
+cdef inline void apply_custom(
+    int64_t activation, int column, const floating* source, Py_ssize_t n, floating* sink
+) noexcept nogil:
+    """Store σ of a row, or multiply a row by σ' or σ'', as the column says."""
+    cdef const int64_t* table = <const int64_t*> <size_t> activation
+    if sizeof(floating) == sizeof(double):
+        column += 1
+    (<RowFunction> <size_t> table[column])(source, n, sink)
+
+
 # --- Activations: σ(z), and grad · σ' from y = σ(z) or from z, as the catalogue says -------
 
-cdef inline bint takes_z(int activation) noexcept nogil:
+cdef inline bint takes_z(int64_t activation) noexcept nogil:
     """Return whether the derivative is taken from z rather than from y."""
+    if activation >= FIRST_CUSTOM:
+        return (<const int64_t*> <size_t> activation)[CUSTOM_TAKES_Z] != 0
     return TAKES_Z >> activation & 1
 
 
@@ -214,8 +232,25 @@ cdef inline floating hard_swish_gradient(floating z, floating grad) noexcept nog
     return 0 if z <= -3 else slope
 
 
+cdef inline void softmax_gradient(
+    const floating* y, Py_ssize_t n, floating* grad
+) noexcept nogil:
+    """Multiply a row of grad by ∂yⱼ/∂zₖ = yⱼ (1 − yⱼ) if j = k else −yⱼ yₖ."""
+    cdef Py_ssize_t j
+    cdef floating mean = 0
+    for j in range(n):
+        mean += y[j] * grad[j]
+    for j in range(n):
+        grad[j] = y[j] * (grad[j] - mean)
+
+
+cdef inline int64_t part_in_tiles(int64_t activation) noexcept nogil:
+    """Return σ, or IDENTITY where σ takes whole rows, which a tile does not have."""
+    return IDENTITY if activation == SOFTMAX else activation
+
+
 cdef void activate(
-    const floating* z, Py_ssize_t n, int activation, floating alpha, floating* out
+    const floating* z, Py_ssize_t n, int64_t activation, floating alpha, floating* out
 ) noexcept nogil:
     """Write out = σ(z) for a row; out may be z."""
     cdef Py_ssize_t j
@@ -270,13 +305,17 @@ cdef void activate(
     elif activation == HARD_SWISH:
         for j in range(n):
             out[j] = hard_swish(z[j])
+    elif activation == SOFTMAX:
+        softmax(z, n, out)
+    elif activation >= FIRST_CUSTOM:
+        apply_custom(activation, CUSTOM_FORWARD, z, n, out)
     else:
         for j in range(n):
             out[j] = z[j]
 
 
 cdef void apply_derivative(
-    const floating* y_or_z, Py_ssize_t n, int activation, floating alpha, floating* grad
+    const floating* y_or_z, Py_ssize_t n, int64_t activation, floating alpha, floating* grad
 ) noexcept nogil:
     """Multiply a row of grad by σ', in place: the compiler then has two arrays to tell apart."""
     cdef Py_ssize_t j
@@ -331,6 +370,10 @@ cdef void apply_derivative(
     elif activation == HARD_SWISH:
         for j in range(n):
             grad[j] = hard_swish_gradient(y_or_z[j], grad[j])
+    elif activation == SOFTMAX:
+        softmax_gradient(y_or_z, n, grad)
+    elif activation >= FIRST_CUSTOM:
+        apply_custom(activation, CUSTOM_GRADIENT, y_or_z, n, grad)
 
 
 cdef inline floating sigmoid_curvature(floating y, floating grad) noexcept nogil:
@@ -398,7 +441,7 @@ cdef inline floating hard_swish_curvature(floating z, floating grad) noexcept no
 
 
 cdef void apply_second_derivative(
-    const floating* y_or_z, Py_ssize_t n, int activation, floating alpha, floating* grad
+    const floating* y_or_z, Py_ssize_t n, int64_t activation, floating alpha, floating* grad
 ) noexcept nogil:
     """Multiply a row of grad by σ'', in place."""
     cdef Py_ssize_t j
@@ -438,6 +481,8 @@ cdef void apply_second_derivative(
     elif activation == HARD_SWISH:
         for j in range(n):
             grad[j] = hard_swish_curvature(y_or_z[j], grad[j])
+    elif activation >= FIRST_CUSTOM:
+        apply_custom(activation, CUSTOM_CURVATURE, y_or_z, n, grad)
     else:  # piecewise linear
         for j in range(n):
             grad[j] = 0 * grad[j]

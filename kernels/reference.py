@@ -31,7 +31,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import ACTIVATIONS, CODES, LAYER_COLUMNS
+from . import custom
+from .catalogue import CODES, LAYER_COLUMNS
 
 __all__ = [
     "activation_backward",
@@ -164,6 +165,11 @@ def _hard_swish_gradient(z: Array, grad: Array) -> Array:
     return np.where(z <= -3, 0, np.where(z >= 3, grad, grad * (z / 3 + 0.5)))
 
 
+def _softmax_gradient(y: Array, grad: Array) -> Array:
+    # ∂yⱼ/∂zₖ is yⱼ (1 − yⱼ) for j = k, else −yⱼ yₖ; it is symmetric.
+    return y * (grad - (y * grad).sum(axis=1, keepdims=True))
+
+
 ACTIVATION_VALUES = {
     CODES["IDENTITY"]: lambda z, alpha: z,
     CODES["RELU"]: lambda z, alpha: np.maximum(z, 0),
@@ -183,6 +189,7 @@ ACTIVATION_VALUES = {
     CODES["HARD_TANH"]: lambda z, alpha: np.clip(z, -1, 1),
     CODES["HARD_SIGMOID"]: lambda z, alpha: _hard_sigmoid(z),
     CODES["HARD_SWISH"]: lambda z, alpha: _bounded(z, np.inf) * _hard_sigmoid(z),
+    CODES["SOFTMAX"]: lambda z, alpha: _softmax(z),
 }
 
 ACTIVATION_GRADIENTS = {
@@ -208,6 +215,7 @@ ACTIVATION_GRADIENTS = {
     CODES["HARD_TANH"]: lambda y, grad, alpha: np.where((y > -1) & (y < 1), grad, 0),
     CODES["HARD_SIGMOID"]: lambda z, grad, alpha: np.where((z > -3) & (z < 3), grad / 6, 0),
     CODES["HARD_SWISH"]: lambda z, grad, alpha: _hard_swish_gradient(z, grad),
+    CODES["SOFTMAX"]: lambda y, grad, alpha: _softmax_gradient(y, grad),
 }
 
 
@@ -266,6 +274,17 @@ ACTIVATION_CURVATURES = {
     CODES["HARD_SIGMOID"]: lambda z, grad, alpha: 0 * grad,
     CODES["HARD_SWISH"]: lambda z, grad, alpha: np.where((z > -3) & (z < 3), grad / 3, 0 * grad),
 }
+
+
+def _apply_custom(column: str, activation: int, source: Array, grad: Array) -> Array:
+    """Return grad ⊙ σ' or σ'' of a user-defined activation, or σ itself for any grad."""
+    if np.iscomplexobj(source):  # to first order in the imaginary part
+        y = _apply_custom("CUSTOM_FORWARD", activation, source.real, source.real)
+        known = source.real if custom.takes_z(activation) else y
+        return y + 1j * _apply_custom("CUSTOM_GRADIENT", activation, known, source.imag)
+    out = np.array(grad, order="C")
+    custom.apply(activation, column, source, out)
+    return out
 
 
 def _shifted(output: Array) -> Array:
@@ -500,13 +519,18 @@ def activation_forward(z: Array, activation: int, alpha: float, out: Array) -> N
     z : array of shape (n_samples, n_out)
         Pre-activations.
     activation : int
-        Code of σ, from :data:`fastmlp.kernels.catalogue.ACTIVATIONS`.
+        Code of σ, from :data:`fastmlp.kernels.catalogue.ACTIVATIONS`, or from
+        :mod:`fastmlp.kernels.custom`. Those of ``OUTPUT_ACTIVATIONS`` are for this kernel,
+        for :func:`activation_backward` and for the last layer of a network.
     alpha : float
         Parameter of σ; ignored by those that have none.
     out : array of shape (n_samples, n_out)
         Receives a. May be `z` itself.
     """
-    out[...] = ACTIVATION_VALUES[activation](z, z.dtype.type(alpha))
+    if custom.is_custom(activation):
+        out[...] = _apply_custom("CUSTOM_FORWARD", activation, z, z)
+    else:
+        out[...] = ACTIVATION_VALUES[activation](z, z.dtype.type(alpha))
 
 
 def activation_backward(
@@ -530,7 +554,17 @@ def activation_backward(
     out : array of shape (n_samples, n_out)
         Receives ∂L/∂z. May be `grad` itself.
     """
-    out[...] = ACTIVATION_GRADIENTS[activation](y_or_z, grad, y_or_z.dtype.type(alpha))
+    if custom.is_custom(activation):
+        out[...] = _apply_custom("CUSTOM_GRADIENT", activation, y_or_z, grad)
+    else:
+        out[...] = ACTIVATION_GRADIENTS[activation](y_or_z, grad, y_or_z.dtype.type(alpha))
+
+
+def _curvature(y: Array, grad: Array, activation: int, alpha: float) -> Array:
+    """Return grad ⊙ σ''."""
+    if custom.is_custom(activation):
+        return _apply_custom("CUSTOM_CURVATURE", activation, y, grad)
+    return ACTIVATION_CURVATURES[activation](y, grad, y.dtype.type(alpha))
 
 
 def softmax_forward(z: Array, out: Array) -> None:
@@ -1260,7 +1294,7 @@ def _activations(
         y = np.empty_like(z)
         activation_forward(z, layer.activation, layer.settings[CODES["ALPHA"]], y)
         outputs.append(y)
-        known.append(y if ACTIVATIONS[layer.activation].from_output else z)
+        known.append(z if custom.takes_z(layer.activation) else y)
     return outputs, known
 
 
@@ -1599,10 +1633,10 @@ def network_fair_difference_gradient(
     def risk_where(layer: int, unit: int, moved: Array) -> float:
         """Return the mean loss where a unit's pre-activation is another."""
         _, _, activation = views[layer]
-        a = np.empty_like(moved)
-        activation_forward(moved, activation, alphas[layer], a)
-        output = outputs[layer + 1].copy()
-        change, output[:, unit] = a - output[:, unit], a
+        output = z[layer].copy()
+        output[:, unit] = moved
+        activation_forward(output, activation, alphas[layer], output)
+        change = output[:, unit] - outputs[layer + 1][:, unit]
         for above in range(layer + 1, len(views)):
             weight, bias, activation = views[above]
             if above == layer + 1:
@@ -2265,10 +2299,10 @@ def network_hessian_product(
     grad_rate = np.where(share == 0, 0, share * curved)
     products = list(_layer_views(layers, out))
     for index in reversed(range(len(layers))):
-        curvature, alpha = ACTIVATION_CURVATURES[activations[index]], alphas[index]
+        activation, alpha = activations[index], alphas[index]
         delta_rate = np.empty_like(grad_rate)
-        activation_backward(known[index], grad_rate, activations[index], alpha, delta_rate)
-        delta_rate += curvature(known[index], grad, x.dtype.type(alpha)) * z_rates[index]
+        activation_backward(known[index], grad_rate, activation, alpha, delta_rate)
+        delta_rate += _curvature(known[index], grad, activation, alpha) * z_rates[index]
         weight_product, bias_product, _ = products[index]
         weight_product[...] = outputs[index].T @ delta_rate + rates[index].T @ deltas[index]
         bias_product[...] = delta_rate.sum(axis=0)
