@@ -63,8 +63,36 @@ def write_codes() -> None:
     codes = runpy.run_path(str(KERNELS / "catalogue.py"))["CODES"]
     lines = ["# Written by setup.py from catalogue.py.", "cdef enum:"]
     lines += [f"    {name} = {value}" for name, value in codes.items()]
-    text, target = "\n".join(lines) + "\n", KERNELS / "_codes.pxi"
-    if not target.exists() or target.read_text() != text:  # a new date would recompile all
+    write("_codes.pxi", lines)
+
+
+def write_formats() -> None:
+    """Write the constants of ``elementary.py`` as C++'s ``_formats.hpp``."""
+    lines = ["// Written by setup.py from elementary.py.", "#pragma once", "#include <cstdint>"]
+    lines += ["namespace fastmlp {", "template <typename T>", "struct Format;"]
+    formats = runpy.run_path(str(KERNELS / "elementary.py"))["FORMATS"]
+    for kind, bits, constants in zip(
+        ("float", "double"), ("std::int32_t", "std::int64_t"), formats.values(), strict=True
+    ):
+        lines += ["template <>", f"struct Format<{kind}> {{", f"    using Bits = {bits};"]
+        lines += [f"    static constexpr {define(*pair, kind)};" for pair in constants.items()]
+        lines += ["};"]
+    write("_formats.hpp", [*lines, "}  // namespace fastmlp"])
+
+
+def define(name: str, value: float | tuple[float, ...], kind: str) -> str:
+    """Return the definition of a constant, or of several."""
+    if isinstance(value, tuple):
+        return f"{kind} {name}[] = {{{', '.join(f'{kind}({number.hex()})' for number in value)}}}"
+    if isinstance(value, float):
+        return f"{kind} {name} = {kind}({value.hex()})"
+    return f"Bits {name} = {value}"
+
+
+def write(name: str, lines: list[str]) -> None:
+    """Write a file beside the kernels, unless it is there: a new date would recompile all."""
+    text, target = "\n".join(lines) + "\n", KERNELS / name
+    if not target.exists() or target.read_text() != text:
         target.write_text(text)
 
 
@@ -129,6 +157,7 @@ def main() -> None:
         from Cython.Build import cythonize
 
         write_codes()
+        write_formats()
         options["ext_modules"] = cythonize(
             extensions(), compiler_directives=DIRECTIVES, include_path=["kernels"]
         )

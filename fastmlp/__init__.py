@@ -17,7 +17,7 @@ if find_spec(f"{__name__}.kernels") is None:
     )
 
 from . import datasets, kernels, schedules
-from .activations import sigmoid, softmax
+from .activations import CustomActivation, sigmoid, softmax
 from .backends import (
     get_backend,
     get_num_threads,
@@ -60,6 +60,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "Callback",
     "CrossEntropy",
+    "CustomActivation",
     "Dense",
     "Dropout",
     "EarlyStopping",

@@ -239,5 +239,5 @@ def _check_second_derivatives(net: MLP) -> None:
     for layer in net.layers:
         if layer.activation_row.second_derivative is None:
             raise ValueError(
-                f"activation {layer.activation!r} has no second derivative in the kernels"
+                f"activation {str(layer.activation)!r} has no second derivative in the kernels"
             )

@@ -25,7 +25,7 @@ from ._validation import (
 from .backends import current_kernels, get_backend, threads_for
 from .derivatives import present_samples
 from .kernels import catalogue, reference
-from .layers import Dense
+from .layers import Dense, Dropout, PReLU
 from .losses import Loss
 from .network import MLP, check_dense, check_unpenalized, make_batch
 from .pacing import Pace
@@ -635,11 +635,12 @@ def _slopes(
     passed = reference.layer_outputs(
         layout.table, layout.settings, parameters.arena, batch.x, weights
     )
+    used = (layer for layer in net.layers if not isinstance(layer, Dropout))
     pairs, below = [], batch.x
-    for place, settings, (z, a) in zip(layout.table, layout.settings, passed, strict=True):
-        row = catalogue.ACTIVATIONS[place[CODES["ACTIVATION"]]]
-        pairs.append((z, slope_of(row, settings[CODES["ALPHA"]], z, a)))
-        if place[CODES["KIND"]] == CODES["PRELU"]:
+    for layer, (z, a) in zip(used, passed, strict=True):
+        if layer.activation_row.elementwise:  # others are smooth
+            pairs.append((z, slope_of(layer.activation_row, layer.alpha or 0.0, z, a)))
+        if isinstance(layer, PReLU):
             pairs.append((below, np.sign(below)))
         below = a
     for layer, weight, bias in zip(net.layers, parameters.weights, parameters.biases, strict=True):

@@ -47,7 +47,7 @@ class Layer:
 
     n_in: int
     n_out: int
-    activation: str
+    activation: str | activations.CustomActivation
     alpha: float | None
 
     @property
@@ -58,7 +58,7 @@ class Layer:
     @property
     def label(self) -> str:
         """What a network calls the layer in one word or two: by default its activation."""
-        return self.activation
+        return str(self.activation)
 
     def sized(self, n_features: int | None) -> Layer:
         """Return the layer with its sizes, which follow the layer below.
@@ -149,8 +149,9 @@ class Dense(Layer):
         Features that come in.
     n_out : int
         Units, the features that go out.
-    activation : str, default="identity"
-        Name of σ, one of :data:`fastmlp.activations.ACTIVATIONS`.
+    activation : str or CustomActivation, default="identity"
+        Name of σ, one of :data:`fastmlp.activations.ACTIVATIONS`, or the user's own.
+        ``"softmax"`` is for the last layer of a network.
     initializer : str or callable, optional
         How to draw W: a name of :data:`fastmlp.initializers.INITIALIZERS` or a function
         ``(generator, n_in, n_out) -> array (n_out, n_in)``. The default suits the
@@ -174,7 +175,7 @@ class Dense(Layer):
 
     n_in: int
     n_out: int
-    activation: str = "identity"
+    activation: str | activations.CustomActivation = "identity"
     initializer: str | initializers.Initializer | None = None
     alpha: float | None = None
     bias: bool = True
@@ -194,6 +195,11 @@ class Dense(Layer):
         set_field(self, "l1", check_real("l1", self.l1, "[0, inf)"))
         set_field(self, "l2", check_real("l2", self.l2, "[0, inf)"))
         check_option("penalize_bias", self.penalize_bias, (True, False))
+        if not self.activation_row.elementwise and self.n_out == 1:
+            raise ValueError(
+                f"n_out must be at least 2 for activation {self.activation!r}, which is constant "
+                "for 1 output: use 'sigmoid'"
+            )
         if self.initializer is not None:
             initializers.get(self.initializer)
 
@@ -281,8 +287,8 @@ class Activation(_SameSize):
 
     Parameters
     ----------
-    activation : str
-        Name of σ, one of :data:`fastmlp.activations.ACTIVATIONS`.
+    activation : str or CustomActivation
+        σ, as for :class:`Dense`.
     alpha : float, optional
         Parameter of σ, as for :class:`Dense`.
     n_features : int, optional
@@ -294,7 +300,7 @@ class Activation(_SameSize):
         If an argument is not valid.
     """
 
-    activation: str
+    activation: str | activations.CustomActivation
     alpha: float | None = None
     n_features: int | None = None
 

@@ -117,7 +117,8 @@ class Loss:
         Raises
         ------
         ValueError
-            If softmax or sigmoid would be applied twice, or there are too few outputs.
+            If softmax or sigmoid would be applied twice, there are too few outputs, or
+            the outputs are probabilities and the loss does not compare them with values.
         """
         if self.row.takes_logits and output_activation in PROBABILITY_ACTIVATIONS:
             applied = "sigmoid" if self.name == "binary_cross_entropy" else "softmax"
@@ -125,6 +126,12 @@ class Loss:
                 f"loss {self.name!r} takes logits and applies the {applied} itself, but the last "
                 f"activation is {output_activation!r}: use 'identity' there, and "
                 f"fastmlp.{applied} on outputs"
+            )
+        if output_activation == "softmax" and not _compares_values(self.row):
+            fitting = ", ".join(repr(row.name) for row in ROWS.values() if _compares_values(row))
+            raise ValueError(
+                f"loss {self.name!r} takes outputs of any size, but those of activation 'softmax' "
+                f"are probabilities: use 'identity' there, or one of the losses {fitting}"
             )
 
     def fitted_to(self, batch: Batch) -> Loss:
@@ -156,6 +163,11 @@ class Loss:
             The same samples if there are no class weights.
         """
         return batch
+
+
+def _compares_values(row: catalogue.Loss) -> bool:
+    """Return whether a loss is a distance of each output to a number of the target."""
+    return row.target == "values" and row.outputs_per_target == 1
 
 
 @dataclass(frozen=True, eq=False)

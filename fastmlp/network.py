@@ -29,6 +29,7 @@ from ._validation import (
     check_output,
     real_array,
 )
+from .activations import CustomActivation
 from .backends import current_kernels, get_backend, threads_for
 from .factors import FactoredGradient
 from .initializers import Initializer
@@ -124,8 +125,8 @@ class MLP:
     def from_sizes(
         cls,
         sizes: Sequence[int],
-        activation: str = "relu",
-        output_activation: str = "identity",
+        activation: str | CustomActivation = "relu",
+        output_activation: str | CustomActivation = "identity",
         initializer: str | Initializer | None = None,
         *,
         dtype: DTypeLike = "float32",
@@ -137,11 +138,12 @@ class MLP:
         ----------
         sizes : sequence of int
             Features of the input, units of each hidden layer, and outputs.
-        activation : str, default="relu"
+        activation : str or CustomActivation, default="relu"
             Activation of the hidden layers.
-        output_activation : str, default="identity"
+        output_activation : str or CustomActivation, default="identity"
             Activation of the last layer; the losses for classes take logits, so they
-            want the identity.
+            want the identity. With ``"softmax"`` the outputs are probabilities, for losses
+            such as ``"mse"``.
         initializer : str or callable, optional
             As for :class:`Dense`, for all layers.
         dtype : {"float32", "float64"}, default="float32"
@@ -974,11 +976,17 @@ def check_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     TypeError, ValueError
         If there is no dense one, one is something else, or two do not fit.
     """
-    came, checked = as_list("layers", layers, "layers"), []
+    came = as_list("layers", layers, "layers")
+    checked: list[Layer] = []
     n_features: int | None = None
     for index, layer in enumerate(came):
         if not isinstance(layer, Layer):
             raise TypeError(f"layers must hold layers such as Dense, got {layer!r}")
+        if checked and not checked[-1].activation_row.elementwise:
+            raise ValueError(
+                f"layers[{index - 1}] must not have activation {checked[-1].activation!r}, which "
+                "is for the last layer: its outputs sum to 1, so hidden units would compete"
+            )
         try:
             checked.append(layer.sized(n_features))
         except ValueError as error:
@@ -1111,7 +1119,7 @@ def check_batch(
         If an argument does not fit.
     """
     objective = losses.get(loss)
-    objective.check_network(net.n_out, net.layers[-1].activation)
+    objective.check_network(net.n_out, str(net.layers[-1].activation))
     batch = as_batch(
         X,
         y,

@@ -12,14 +12,15 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ._validation import as_dtype
+from ._validation import as_dtype, as_list
+from .activations import CustomActivation, get
 from .layers import LAYERS, Layer
 from .network import MLP, check_layers, empty_network
 from .parameters import Layout, Parameters
@@ -37,7 +38,8 @@ DTYPE_NAMES = {"F32": "float32", "F64": "float64"}
 def save(net: MLP, path: str | os.PathLike[str]) -> None:
     """Write a network to a file, which is replaced at once or not at all.
 
-    An initialiser that is a function of the user's is not saved.
+    An initialiser that is a function of the user's is not saved, and of an activation of
+    the user's only the name.
 
     Parameters
     ----------
@@ -60,13 +62,15 @@ def save(net: MLP, path: str | os.PathLike[str]) -> None:
     _replace(Path(path), content)
 
 
-def load(path: str | os.PathLike[str]) -> MLP:
+def load(path: str | os.PathLike[str], *, activations: Iterable[CustomActivation] = ()) -> MLP:
     """Read a network that was written by :meth:`MLP.save`.
 
     Parameters
     ----------
     path : path-like
         The file. No code in it is run.
+    activations : iterable of CustomActivation, default=()
+        The user's own, which the file has by name only.
 
     Returns
     -------
@@ -75,18 +79,21 @@ def load(path: str | os.PathLike[str]) -> MLP:
 
     Raises
     ------
+    TypeError
+        If `activations` holds something else.
     ValueError
-        If the file is not a network of fastmlp, is damaged, or was written by a newer
-        version.
+        If the file is not a network of fastmlp, is damaged, was written by a newer
+        version, or has an activation that is neither known nor given.
     """
     from safetensors import SafetensorError, safe_open
 
+    own = _by_name(activations)
     path = Path(path)
     with path.open("rb"):  # a clear OSError where there is no file, or none to read
         pass
     try:
         with safe_open(path, framework="numpy") as file:
-            layers, dtype = _described_network(file.metadata() or {})
+            layers, dtype = _described_network(file.metadata() or {}, own)
             # Before memory is taken, which the file cannot ask for beyond its own size.
             _check_tensors(file, layers, dtype)
             net = empty_network(layers, dtype)
@@ -103,12 +110,16 @@ def _describe(layer: Layer) -> dict[str, Any]:
     """Return a layer's name and arguments as JSON can hold them."""
     (name,) = (name for name, kind in LAYERS.items() if type(layer) is kind)
     values = {field.name: getattr(layer, field.name) for field in fields(layer)}  # type: ignore
+    if "activation" in values:
+        values["activation"] = str(values["activation"])
     if callable(values.get("initializer")):
         values["initializer"] = None
     return {"layer": name} | values
 
 
-def _described_layer(description: dict[str, Any], version: int) -> Layer:
+def _described_layer(
+    description: dict[str, Any], version: int, own: Mapping[str, CustomActivation]
+) -> Layer:
     """Return the layer of a description."""
     if version == 1:
         description = FIRST_FORMAT | description
@@ -116,7 +127,32 @@ def _described_layer(description: dict[str, Any], version: int) -> Layer:
     kind = LAYERS.get(arguments.pop("layer", None))
     if kind is None or set(arguments) != {field.name for field in fields(kind)}:  # type: ignore
         raise ValueError("its list of layers is damaged")
+    if "activation" in arguments:
+        arguments["activation"] = _activation_of(arguments["activation"], own)
     return kind(**arguments)
+
+
+def _by_name(activations: Iterable[CustomActivation]) -> dict[str, CustomActivation]:
+    """Return the user's activations by name."""
+    own = as_list("activations", activations, "objects of CustomActivation")
+    for activation in own:
+        if not isinstance(activation, CustomActivation):
+            raise TypeError(f"activations must hold CustomActivation, got {activation!r}")
+    return {activation.name: activation for activation in own}
+
+
+def _activation_of(name: Any, own: Mapping[str, CustomActivation]) -> str | CustomActivation:
+    """Return the activation of a name: the name, or the user's activation."""
+    if isinstance(name, str) and name in own:
+        return own[name]
+    try:
+        get(name)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; if it is a CustomActivation, make it and pass it: fastmlp.load(path, "
+            "activations=[…])"
+        ) from None
+    return name
 
 
 def _tensors(parameters: Parameters) -> dict[str, np.ndarray]:
@@ -143,7 +179,9 @@ def _replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _described_network(metadata: Mapping[str, str]) -> tuple[tuple[Layer, ...], np.dtype[Any]]:
+def _described_network(
+    metadata: Mapping[str, str], own: Mapping[str, CustomActivation]
+) -> tuple[tuple[Layer, ...], np.dtype[Any]]:
     """Return the layers and the dtype that a file's metadata describe."""
     if METADATA_KEY not in metadata:
         raise ValueError("it is a safetensors file, but was not written by fastmlp")
@@ -160,7 +198,7 @@ def _described_network(metadata: Mapping[str, str]) -> tuple[tuple[Layer, ...], 
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise ValueError("its list of layers is damaged")
     dtype = as_dtype(str(description.get("dtype")))
-    return check_layers(_described_layer(layer, version) for layer in layers), dtype
+    return check_layers(_described_layer(layer, version, own) for layer in layers), dtype
 
 
 def _check_tensors(file: Any, layers: tuple[Layer, ...], dtype: np.dtype[Any]) -> None:

@@ -51,7 +51,7 @@ class LayerTrace:
     a : numpy.ndarray of shape (n_samples, n_out) or (n_out,)
         Activation, σ(zˡ).
     slope : numpy.ndarray of shape (n_samples, n_out) or (n_out,)
-        σ'(zˡ).
+        σ'(zˡ); of softmax the Jacobian diag(a) − a aᵀ, with one more axis of length n_out.
     grad_a : numpy.ndarray of shape (n_samples, n_out) or (n_out,)
         ∂L/∂aˡ: of the last layer from the loss, else (Wˡ⁺¹)ᵀδˡ⁺¹.
     delta : numpy.ndarray of shape (n_samples, n_out) or (n_out,)
@@ -136,7 +136,10 @@ def _backward_lines(layer: LayerTrace, n_layers: int, is_batch: bool) -> Iterabl
     yield f"  layer {layer.number}"
     yield _equation(2, f"     {grad_a}", layer.grad_a)
     yield _equation(2, f"     σ'(z{here})", layer.slope)
-    yield _equation(2, f"{name}  δ{here} = {grad_a} ⊙ σ'(z{here})", layer.delta)
+    rule = f"{grad_a} ⊙ σ'(z{here})"
+    if layer.slope.ndim > layer.delta.ndim:
+        rule = f"σ'(z{here}) {grad_a}"
+    yield _equation(2, f"{name}  δ{here} = {rule}", layer.delta)
     yield _equation(2, f"BP3  ∂L/∂b{here} = {bias_rule}", layer.grad_bias)
     yield _equation(2, f"BP4  ∂L/∂W{here} = {weight_rule}", layer.grad_weight)
 
@@ -172,10 +175,16 @@ def slope_of(row: catalogue.Activation, alpha: float, z: Array, a: Array) -> Arr
     Returns
     -------
     numpy.ndarray of shape (n_samples, n_out)
-        The derivative of σ.
+        The derivative of σ; the Jacobians, (n_samples, n_out, n_out), where it takes rows.
     """
+    y = a if row.from_output else z
+    if not row.elementwise:
+        n_out = z.shape[1]
+        slope = np.tile(np.eye(n_out, dtype=z.dtype), (len(z), 1))
+        reference.activation_backward(np.repeat(y, n_out, axis=0), slope, row.code, 0.0, slope)
+        return slope.reshape(-1, n_out, n_out)
     slope = np.ones_like(z)
-    reference.activation_backward(a if row.from_output else z, slope, row.code, alpha, slope)
+    reference.activation_backward(y, slope, row.code, alpha, slope)
     return slope
 
 
@@ -258,10 +267,13 @@ def backprop_trace(
         z, a = passed[index]
         layer = layers_used[index]
         slope = slope_of(layer.activation_row, layer.alpha or 0.0, z, a)
-        delta = grad_a * slope  # BP1 in the last layer, BP2 below
+        if slope.ndim > grad_a.ndim:
+            delta = np.einsum("ijk,ik->ij", slope, grad_a)
+        else:
+            delta = grad_a * slope  # BP1 in the last layer, BP2 below
         trace = LayerTrace(
             number=index + 1,
-            activation=layer.activation,
+            activation=str(layer.activation),
             x=inputs[index],
             z=z,
             a=a,

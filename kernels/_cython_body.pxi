@@ -120,7 +120,7 @@ cdef Data data_of(
 
 # --- Layer kernels ------------------------------------------------------------------------
 
-def activation_forward(cnp.ndarray z, int activation, double alpha, cnp.ndarray out):
+def activation_forward(cnp.ndarray z, int64_t activation, double alpha, cnp.ndarray out):
     """Apply an activation to every element: a = σ(z)."""
     cdef Matrix source = matrix_of(z, z), sink = writable(out, z)
     cdef bint single = is_single(z)
@@ -132,7 +132,7 @@ def activation_forward(cnp.ndarray z, int activation, double alpha, cnp.ndarray 
 
 
 def activation_backward(
-    cnp.ndarray y_or_z, cnp.ndarray grad, int activation, double alpha, cnp.ndarray out
+    cnp.ndarray y_or_z, cnp.ndarray grad, int64_t activation, double alpha, cnp.ndarray out
 ):
     """Multiply a gradient by the activation's derivative: grad ⊙ σ' (the right of BP1, BP2)."""
     cdef Matrix known = matrix_of(y_or_z, y_or_z), source = matrix_of(grad, y_or_z)
@@ -160,7 +160,7 @@ def dense_forward(
     cnp.ndarray x,
     cnp.ndarray weight,
     cnp.ndarray bias,
-    int activation,
+    int64_t activation,
     double alpha,
     cnp.ndarray out,
     cnp.ndarray workspace,
@@ -186,7 +186,7 @@ def dense_forward_single(
     cnp.ndarray x,
     cnp.ndarray weight,
     cnp.ndarray bias,
-    int activation,
+    int64_t activation,
     double alpha,
     cnp.ndarray out,
 ):
@@ -205,7 +205,7 @@ def dense_backward_input(
     cnp.ndarray delta,
     cnp.ndarray weight,
     cnp.ndarray y_or_z,
-    int activation,
+    int64_t activation,
     double alpha,
     cnp.ndarray out,
     cnp.ndarray workspace,
@@ -232,7 +232,7 @@ def dense_backward_input_single(
     cnp.ndarray delta,
     cnp.ndarray weight,
     cnp.ndarray y_or_z,
-    int activation,
+    int64_t activation,
     double alpha,
     cnp.ndarray out,
 ):

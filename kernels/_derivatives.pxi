@@ -92,7 +92,7 @@ def network_input_gradient(
 # --- ∂o/∂x ---------------------------------------------------------------------------------
 
 cdef void differentiate_repeated(
-    Matrix y_or_z, Py_ssize_t repeats, int activation, floating alpha, Matrix delta
+    Matrix y_or_z, Py_ssize_t repeats, int64_t activation, floating alpha, Matrix delta
 ) noexcept nogil:
     """Multiply by σ' in place where each row of y or z belongs to several rows of delta."""
     cdef Py_ssize_t row
@@ -121,7 +121,7 @@ cdef Matrix forward_keeping_z(
     floating* panel, bint few,
 ) noexcept nogil:
     """Run a layer, keep what its σ' takes, and return y, in the buffer where z is kept."""
-    cdef int activation = activation_of(net, index)
+    cdef int64_t activation = activation_of(net, index)
     cdef Matrix y = y_or_z
     cdef Passage at = passage_at(net, NULL, index, 0, panel)
     if takes_z(activation):
@@ -523,7 +523,7 @@ cdef void moved_unit(
     const Network* net, const Data* batch, Move move, floating change, Py_ssize_t first,
     Py_ssize_t last, floating* workspace, floating* a,
 ) noexcept nogil:
-    """Compute a of the unit whose weight has changed, for some samples."""
+    """Compute a of the unit whose weight has changed, for some samples; z if σ takes rows."""
     cdef Py_ssize_t n = batch.x.rows, row
     cdef const int64_t* layer = layer_of(net, move.layer)
     cdef Matrix z = output_of(net, move.layer, n, True, workspace), x = batch.x
@@ -534,7 +534,9 @@ cdef void moved_unit(
         source = <const floating*> x.data + row * x.stride
         a[row - first] = (<const floating*> z.data)[row * z.stride + move.unit]
         a[row - first] += change * (source[move.source] if move.source < x.columns else 1)
-    activate(a, last - first, layer[ACTIVATION], <floating> alpha_of(net, move.layer), a)
+    activate(
+        a, last - first, part_in_tiles(layer[ACTIVATION]), <floating> alpha_of(net, move.layer), a
+    )
 
 
 cdef Matrix moved_layer_above(
@@ -556,7 +558,8 @@ cdef Matrix moved_layer_above(
     cdef const floating* source
     cdef floating* sink
     cdef floating change
-    z = output_of(net, index, n, move.layer != top, workspace)
+    cdef bint takes_rows = part_in_tiles(layer[ACTIVATION]) != layer[ACTIVATION]
+    z = output_of(net, index, n, move.layer != top or takes_rows, workspace)
     for row in range(first, last):
         source = <const floating*> z.data + row * z.stride
         sink = buffer + (row - first) * out.stride
@@ -564,6 +567,8 @@ cdef Matrix moved_layer_above(
             for j in range(out.columns):
                 sink[j] = source[j]
             sink[move.unit] = a[row - first]
+            if takes_rows:
+                activate(sink, out.columns, layer[ACTIVATION], <floating> 0, sink)
             continue
         change = a[row - first] - (<const floating*> old.data)[row * old.stride + move.unit]
         for j in range(out.columns):
@@ -756,7 +761,7 @@ cdef void add_rows(Matrix source, Matrix to, floating* kind) noexcept nogil:
 
 
 cdef void add_bend(
-    Matrix y_or_z, Matrix grad, Matrix rate, int activation, floating alpha, Matrix to
+    Matrix y_or_z, Matrix grad, Matrix rate, int64_t activation, floating alpha, Matrix to
 ) noexcept nogil:
     """Add ∂L/∂a ⊙ σ'' ⊙ R{z}, which overwrites the first."""
     cdef Py_ssize_t row, j

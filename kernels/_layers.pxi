@@ -189,7 +189,7 @@ cdef inline void pack_transposed(
             panel[k * width + j] = 0
 
 
-cdef void activate_rows(Matrix z, int activation, floating alpha, Matrix out) noexcept nogil:
+cdef void activate_rows(Matrix z, int64_t activation, floating alpha, Matrix out) noexcept nogil:
     cdef Py_ssize_t row
     for row in range(z.rows):
         activate(
@@ -205,7 +205,7 @@ cdef inline void copy_row(const floating* source, Py_ssize_t n, floating* sink) 
 
 
 cdef void differentiate_rows(
-    Matrix y_or_z, Matrix grad, int activation, floating alpha, Matrix out
+    Matrix y_or_z, Matrix grad, int64_t activation, floating alpha, Matrix out
 ) noexcept nogil:
     cdef Py_ssize_t row
     cdef floating* sink
@@ -231,7 +231,7 @@ cdef void forward_tiles(
     Matrix x,
     Matrix weight,
     Matrix bias,
-    int activation,
+    int64_t activation,
     floating alpha,
     Matrix out,
     void* workspace,
@@ -272,7 +272,7 @@ cdef void backward_input_tiles(
     Matrix delta,
     Matrix weight,
     Matrix y_or_z,
-    int activation,
+    int64_t activation,
     floating alpha,
     Matrix out,
     void* workspace,
@@ -422,7 +422,7 @@ cdef inline void update_row(
 
 
 cdef void forward_few(
-    Matrix x, Matrix weight, Matrix bias, int activation, floating alpha, Matrix out
+    Matrix x, Matrix weight, Matrix bias, int64_t activation, floating alpha, Matrix out
 ) noexcept nogil:
     """Compute a = σ(xW + b) of WIDE_TILE_ROWS samples at most; each row of W is read once."""
     cdef floating sums[WIDE_TILE_SIZE]
@@ -462,7 +462,7 @@ cdef void forward_few(
 
 
 cdef void forward_swept(
-    Matrix x, Matrix weight, Matrix bias, int activation, floating alpha, Matrix out
+    Matrix x, Matrix weight, Matrix bias, int64_t activation, floating alpha, Matrix out
 ) noexcept nogil:
     """Compute a = σ(xW + b) of a few samples with the sums in `out`, to a whole vector."""
     cdef Py_ssize_t r
@@ -479,7 +479,7 @@ cdef void forward_swept(
         )
 
 
-cdef inline bint is_off_at_zero(int activation) noexcept nogil:
+cdef inline bint is_off_at_zero(int64_t activation) noexcept nogil:
     """Return whether an output of 0 tells that no δ passes, whatever comes from above."""
     return activation == RELU or activation == RELU6
 
@@ -500,7 +500,7 @@ cdef inline void list_where_on(
 
 
 cdef inline void backward_rows(
-    Matrix delta, Matrix weight, Matrix y_or_z, const Listed* on, int activation,
+    Matrix delta, Matrix weight, Matrix y_or_z, const Listed* on, int64_t activation,
     floating alpha, Matrix out,
 ) noexcept nogil:
     """Compute δWᵀ ⊙ σ' where units are on, and 0 in the rows between.
@@ -533,7 +533,7 @@ cdef inline void backward_rows(
 
 
 cdef void backward_input_few(
-    Matrix delta, Matrix weight, Matrix y_or_z, int activation, floating alpha, Matrix out
+    Matrix delta, Matrix weight, Matrix y_or_z, int64_t activation, floating alpha, Matrix out
 ) noexcept nogil:
     """Compute δWᵀ ⊙ σ' of a few samples (BP2), by dot products with the rows of W.
 
@@ -573,7 +573,7 @@ cdef void backward_weight_few(
 
 
 cdef void backward_single(
-    Matrix x, Matrix delta, Update to, Matrix weight, Matrix y_or_z, int activation,
+    Matrix x, Matrix delta, Update to, Matrix weight, Matrix y_or_z, int64_t activation,
     floating alpha, Matrix below,
 ) noexcept nogil:
     """Carry δ of one sample below a layer (BP2) and update the layer (BP3, BP4), in one sweep.

@@ -118,26 +118,29 @@ cdef inline Matrix bias_in(const int64_t* layer, void* arena, floating* kind) no
     return matrix_at(arena, layer[BIAS], 1, layer[N_OUT], layer[STRIDE], kind)
 
 
-cdef inline int activation_of(const Network* net, Py_ssize_t index) noexcept nogil:
-    return <int> layer_of(net, index)[ACTIVATION]
+cdef inline int64_t activation_of(const Network* net, Py_ssize_t index) noexcept nogil:
+    return layer_of(net, index)[ACTIVATION]
 
 
 cdef inline void forward_layer(
-    const Passage* at, int activation, Matrix x, Matrix out, floating* panel, bint few
+    const Passage* at, int64_t activation, Matrix x, Matrix out, floating* panel, bint few
 ) noexcept nogil:
     """Run a layer, or for IDENTITY its z only, on rows of one thread."""
     cdef const int64_t* layer = layer_of(at.net, at.index)
     cdef Matrix weight = weight_in(layer, at.net.parameters, panel)
     cdef Matrix bias = bias_in(layer, at.net.parameters, panel)
     cdef floating alpha = <floating> alpha_of(at.net, at.index)
+    cdef int64_t in_tiles = part_in_tiles(activation)
     if x.rows == 0:
         return
     if layer[KIND] != DENSE:
-        forward_units(at, activation, x, out, panel)
+        forward_units(at, in_tiles, x, out, panel)
     elif few:
-        forward_few(x, weight, bias, activation, alpha, out)
+        forward_few(x, weight, bias, in_tiles, alpha, out)
     else:
-        forward_tiles(x, weight, bias, activation, alpha, out, panel, 0, 1)
+        forward_tiles(x, weight, bias, in_tiles, alpha, out, panel, 0, 1)
+    if in_tiles != activation:
+        activate_rows(out, activation, alpha, out)
 
 
 # --- Forward: blocks of rows go through all layers ----------------------------------------
@@ -410,7 +413,7 @@ cdef inline void gather_rows(const Data* batch, Matrix out, floating* kind) noex
 
 
 cdef void carry_delta(
-    const Passage* at, Matrix x, Matrix delta, Matrix y_or_z, int activation, floating alpha,
+    const Passage* at, Matrix x, Matrix delta, Matrix y_or_z, int64_t activation, floating alpha,
     Matrix out, floating* panel, bint few,
 ) noexcept nogil:
     """Carry δ of one thread's rows below a layer, ∂L/∂x ⊙ σ' (BP2)."""
@@ -448,7 +451,7 @@ cdef void forward_layer_for_gradient(
     const Passage* at, Matrix x, Matrix out, Matrix delta, floating* panel, bint single
 ) noexcept nogil:
     """Run a layer on rows; where BP2 will want z, it stays in the place of δ until δ comes."""
-    cdef int activation = activation_of(at.net, at.index)
+    cdef int64_t activation = activation_of(at.net, at.index)
     if takes_z(activation):
         forward_layer(at, IDENTITY, x, delta, panel, single)
         activate_rows(delta, activation, <floating> alpha_of(at.net, at.index), out)

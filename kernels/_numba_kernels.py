@@ -6,8 +6,8 @@ in other files.
 
 Every output element is computed by one thread, in the order of the contraction, however
 the work is split: so the bits are the same for any number of threads. Floating point is
-strict, with two exceptions: the tile may fuse a product into its sum, and the dot product
-of few rows may be summed in the lanes of a vector.
+strict, with three exceptions: the tile and the polynomials may fuse a product into its sum,
+and the dot product of few rows may be summed in the lanes of a vector.
 
 What keeps compilation short: a kernel has one signature for each dtype, and inner functions
 see one type of matrix and one of vector, whatever the caller's. Each ``_inner`` function is
@@ -31,6 +31,7 @@ from numba.np import arrayobj
 
 from . import arena
 from .catalogue import CODES, LAYER_COLUMNS
+from .elementary import FORMATS
 
 IDENTITY, RELU, LEAKY_RELU = CODES["IDENTITY"], CODES["RELU"], CODES["LEAKY_RELU"]
 SIGMOID, TANH, SILU = CODES["SIGMOID"], CODES["TANH"], CODES["SILU"]
@@ -38,6 +39,13 @@ ELU, CELU, SELU, MISH = CODES["ELU"], CODES["CELU"], CODES["SELU"], CODES["MISH"
 GELU, GELU_TANH, RELU6 = CODES["GELU"], CODES["GELU_TANH"], CODES["RELU6"]
 SOFTPLUS, SOFTSIGN, HARD_TANH = CODES["SOFTPLUS"], CODES["SOFTSIGN"], CODES["HARD_TANH"]
 HARD_SIGMOID, HARD_SWISH = CODES["HARD_SIGMOID"], CODES["HARD_SWISH"]
+SOFTMAX, FIRST_CUSTOM, CUSTOM_TAKES_Z = (
+    CODES["SOFTMAX"],
+    CODES["FIRST_CUSTOM"],
+    CODES["CUSTOM_TAKES_Z"],
+)
+CUSTOM_FORWARD, CUSTOM_GRADIENT = CODES["CUSTOM_FORWARD"], CODES["CUSTOM_GRADIENT"]
+CUSTOM_CURVATURE = CODES["CUSTOM_CURVATURE"]
 TAKES_Z = CODES["TAKES_Z"]
 QUADRATIC, MSE, MAE = CODES["QUADRATIC"], CODES["MSE"], CODES["MAE"]
 CROSS_ENTROPY, BINARY_CROSS_ENTROPY = CODES["CROSS_ENTROPY"], CODES["BINARY_CROSS_ENTROPY"]
@@ -62,6 +70,7 @@ STORE = -1
 # float32 constants leave float32 arithmetic in float32, which Python's numbers do not.
 THREE, SIX, FAR = np.float32(3), np.float32(6), np.float32(746)  # exp(−746) is 0 in float64, too
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
+FORTY = np.float32(40)
 
 NO_COEFFICIENTS, NO_INDICES = np.empty(0), np.empty(0, np.int64)
 NO_PLACE = np.zeros(len(LAYER_COLUMNS), np.int64)
@@ -84,7 +93,7 @@ TRANSPOSE_ROWS = 16
 # Constants that float32 would round: `_like` brings them to the dtype at hand.
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
 SQRT_2_OVER_PI, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
-SQRT_2, SQRT_2PI = math.sqrt(2), math.sqrt(2 * math.pi)
+ONE_OVER_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
 
 #: Where functions have reached their limit: exp(−z) is nothing beside 1, and 1 beside z.
 NEAR_ONE, LARGE = np.float32(20), np.float32(2.0**60)
@@ -145,6 +154,207 @@ def compile_kernel(name, dtype):
 row_stride = _inner(arena.row_stride)
 
 
+# --- exp, log1p, sigmoid, tanh, the normal distribution ------------------------------------
+# As in elementary.hpp, where their method is described: LLVM makes vectors of them, but not of
+# calls of libm's.
+
+_strict = functools.partial(_inner, forceinline=True)
+_elementary = functools.partial(_strict, fastmath={"contract"})
+
+
+@intrinsic
+def _like(typing_context, number, value):
+    """Return a value in the dtype of a number: float32 stays among its own."""
+
+    def codegen(context, builder, signature, args):
+        return context.cast(builder, args[1], value, number)
+
+    return number(number, value), codegen
+
+
+def _constant(name, scale=1):
+    """Make the function that returns a constant, times `scale`, of a number's format."""
+
+    @intrinsic
+    def constant(typing_context, like):
+        value = scale * FORMATS[like.name][name]
+        return like(like), lambda context, *_: context.get_constant(like, value)
+
+    return constant
+
+
+def _polynomial(name, k=1):
+    """Make the function that evaluates Σⱼ cⱼ kʲ⁺¹ xʲ by Horner's rule."""
+
+    @intrinsic
+    def polynomial(typing_context, x):
+        series = [c * k ** (j + 1) for j, c in enumerate(FORMATS[x.name][name])]
+
+        def codegen(context, builder, signature, args):
+            *lower, total = (context.get_constant(x, c) for c in series)
+            for c in reversed(lower):
+                product = builder.fmul(total, args[0], flags=("contract",))
+                total = builder.fadd(product, c, flags=("contract",))
+            return total
+
+        return x(x), codegen
+
+    return polynomial
+
+
+def _integer_of(kind):
+    """Return the type of the integers whose bits are a floating-point type's."""
+    return types.int32 if kind == types.float32 else types.int64
+
+
+@intrinsic
+def _difference_of_bits(typing_context, x, y):
+    """Return how far apart the bits of two numbers are."""
+    result = _integer_of(x)
+
+    def codegen(context, builder, signature, args):
+        high, low = (builder.bitcast(arg, context.get_value_type(result)) for arg in args)
+        return builder.sub(high, low)
+
+    return result(x, x), codegen
+
+
+def _power(step):
+    """Make the function that returns 2ᵐ, m being n with `step` applied to it."""
+
+    @intrinsic
+    def power(typing_context, n, like):
+        constants = FORMATS[like.name]
+
+        def codegen(context, builder, signature, args):
+            exponent = step(builder, args[0])
+            bits = builder.add(exponent, exponent.type(constants["bias"]))
+            bits = builder.shl(bits, bits.type(constants["mantissa"]))
+            return builder.bitcast(bits, context.get_value_type(like))
+
+        return like(n, like), codegen
+
+    return power
+
+
+def _half_of(builder, n):
+    return builder.ashr(n, n.type(1))
+
+
+_two_to = _power(lambda builder, n: n)
+_two_to_less = _power(lambda builder, n: builder.sub(n, n.type(1)))
+_two_to_half = _power(_half_of)
+_two_to_rest = _power(lambda builder, n: builder.sub(n, _half_of(builder, n)))
+
+
+@intrinsic
+def _upper_digits(typing_context, x):
+    """Return a number without the lower half of its digits."""
+    kind, mask = _integer_of(x), FORMATS[x.name]["upper_half"]
+
+    def codegen(context, builder, signature, args):
+        bits = builder.bitcast(args[0], context.get_value_type(kind))
+        return builder.bitcast(builder.and_(bits, bits.type(mask)), args[0].type)
+
+    return x(x), codegen
+
+
+_to_integer, _lowest, _highest = map(_constant, ("to_integer", "lowest", "highest"))
+_tail_centre, _tail_end = map(_constant, ("tail_centre", "tail_end"))
+_tanh_is_one, _negligible = map(_constant, ("tanh_is_one", "negligible"))
+_atanh_series, _tail_ratio = map(_polynomial, ("atanh_series", "tail_ratio"))
+
+
+def _reduction(k):
+    """Make the function that splits z = n·ln 2/k + r and returns n and (eᵏʳ − 1)/k."""
+    log2_e = _constant("log2_e", k)
+    ln2_high, ln2_low = _constant("ln2_high", 1 / k), _constant("ln2_low", 1 / k)
+    series = _polynomial("exp_series", k)
+
+    @_elementary
+    def reduced_expm1(z):
+        shifted = z * log2_e(z) + _to_integer(z)
+        rounded = shifted - _to_integer(z)
+        r = (z - rounded * ln2_high(z)) - rounded * ln2_low(z)
+        return _difference_of_bits(shifted, _to_integer(z)), r + r * r * series(r)
+
+    return reduced_expm1
+
+
+_reduced_expm1, _reduced_expm1_of_two = _reduction(1), _reduction(2)
+
+
+@_elementary
+def _unbounded_exp(z):
+    """Return exp where it neither overflows nor vanishes."""
+    n, reduced = _reduced_expm1(z)
+    return (ONE + reduced) * _two_to_half(n, z) * _two_to_rest(n, z)
+
+
+@_elementary
+def _exp(z):
+    z = _lowest(z) if z < _lowest(z) else z
+    return _unbounded_exp(_highest(z) if z > _highest(z) else z)
+
+
+@_strict
+def _significant(value):
+    return ZERO if abs(value) < _negligible(value) else value
+
+
+@_elementary
+def _sigmoid(z):
+    """Return s − s·q for z < 0, else 1 − q, with s = exp(−|z|) and q = s / (1 + s)."""
+    size = -abs(z)
+    small = _unbounded_exp(_lowest(z) if size < _lowest(z) else size)
+    larger = small if z < ZERO else ONE
+    return larger - larger * (small / (ONE + small))
+
+
+@_elementary
+def _expm1(z):
+    z = -FORTY if z < -FORTY else z
+    n, reduced = _reduced_expm1(_highest(z) if z > _highest(z) else z)
+    half = _two_to_less(n, z)
+    return TWO * (reduced * half + (half - HALF))
+
+
+@_elementary
+def _log1p(x):
+    """Return log(1 + x) for x from 0 to 1."""
+    s = x / (TWO + x)
+    square = s * s
+    return TWO * (s + s * square * _atanh_series(square))
+
+
+@_strict  # what squaring has lost is not to be lost in a fused product
+def _gaussian(z):
+    """Return exp(−z²/2)."""
+    size = _tail_end(z) if abs(z) > _tail_end(z) else abs(z)
+    high, square = _upper_digits(size), size * size
+    lost = (high * high - square) + (size - high) * (size + high)
+    return _exp(-HALF * square) * (ONE - HALF * lost)
+
+
+@_elementary
+def _normal_cdf(z):
+    size = _tail_end(z) if abs(z) > _tail_end(z) else abs(z)
+    v = (size - _tail_centre(z)) / (size + _tail_centre(z))
+    tail = _gaussian(z) * _tail_ratio(v)
+    return tail if z < ZERO else ONE - tail
+
+
+@_elementary
+def _tanh(z):
+    size = abs(z)
+    n, reduced = _reduced_expm1_of_two(size)
+    power = _two_to(n, z)
+    m = reduced * power + (HALF * power - HALF)
+    quotient = m / (m + ONE)
+    value = m - m * quotient if size < _like(z, 0.35) else quotient
+    return math.copysign(ONE if size > _tanh_is_one(z) else value, z)
+
+
 # --- Scalar functions: σ, grad · σ', parts of losses, the update of one parameter ---------
 
 
@@ -168,16 +378,6 @@ def _leaky_relu_gradient(y, grad, alpha):
     return grad if y > ZERO else alpha * grad
 
 
-@intrinsic
-def _like(typing_context, number, value):
-    """Return a value in the dtype of a number: float32 stays among its own."""
-
-    def codegen(context, builder, signature, args):
-        return context.cast(builder, args[1], value, number)
-
-    return number(number, value), codegen
-
-
 @_inline
 def _floored(z):
     """Return z, but no −inf: its product with a vanishing factor is then 0 and not NaN."""
@@ -187,12 +387,6 @@ def _floored(z):
 @_inline
 def _bounded(z):
     return FAR if z > FAR else _floored(z)
-
-
-@_inline
-def _sigmoid(z):
-    small = math.exp(-abs(z))
-    return (small if z < ZERO else ONE) / (ONE + small)
 
 
 @_inline
@@ -254,7 +448,7 @@ def _silu_gradient(z, grad):
 
 @_inline
 def _elu(z, alpha):
-    return z if z > ZERO else alpha * math.expm1(z)
+    return z if z > ZERO else alpha * _expm1(z)
 
 
 @_inline
@@ -264,7 +458,7 @@ def _elu_gradient(y, grad, alpha):
 
 @_inline
 def _celu(z, alpha):
-    return z if z > ZERO else alpha * math.expm1(z / alpha)
+    return z if z > ZERO else alpha * _expm1(z / alpha)
 
 
 @_inline
@@ -284,38 +478,33 @@ def _selu_gradient(y, grad):
 
 
 @_inline
-def _normal_cdf(z):
-    return _like(z, 0.5 * math.erfc(-z / SQRT_2))
-
-
-@_inline
 def _gelu(z):
-    return _floored(z) * _normal_cdf(z)
+    return _significant(_floored(z) * _normal_cdf(z))
 
 
 @_inline
 def _gelu_gradient(z, grad):
     x = _bounded(z)
-    return grad * (_normal_cdf(z) + x * _like(z, math.exp(-0.5 * x * x) / SQRT_2PI))
+    return grad * _significant(_normal_cdf(z) + x * (_like(z, ONE_OVER_SQRT_2PI) * _gaussian(z)))
 
 
 @_inline
 def _gelu_tanh(z):
     u = _like(z, SQRT_2_OVER_PI) * (z + _like(z, GELU_CUBE) * (z * z * z))
-    return _floored(z) * _sigmoid(TWO * u)
+    return _significant(_floored(z) * _sigmoid(TWO * u))
 
 
 @_inline
 def _gelu_tanh_gradient(z, grad):
     x = _bounded(z)
-    u = _like(z, SQRT_2_OVER_PI) * (x + _like(z, GELU_CUBE) * (x * x * x))
+    v = TWO * (_like(z, SQRT_2_OVER_PI) * (x + _like(z, GELU_CUBE) * (x * x * x)))
     slope = _like(z, SQRT_2_OVER_PI) * (ONE + _like(z, 3 * GELU_CUBE) * (x * x))
-    return grad * _sigmoid(TWO * u) * (ONE + TWO * x * _sigmoid(-TWO * u) * slope)
+    return grad * _significant(_sigmoid(v) * (ONE + TWO * x * _sigmoid(-v) * slope))
 
 
 @_inline
 def _mish(z):
-    e = math.exp(NEAR_ONE if z > NEAR_ONE else z)
+    e = _exp(NEAR_ONE if z > NEAR_ONE else z)
     n = e * (e + TWO)
     return _floored(z) * (n / (n + TWO))
 
@@ -323,7 +512,7 @@ def _mish(z):
 @_inline
 def _mish_gradient(z, grad):
     x = NEAR_ONE if z > NEAR_ONE else _floored(z)
-    e = math.exp(x)
+    e = _exp(x)
     n = e * (e + TWO)
     return grad * ((n + TWO * TWO * x * (e * ((ONE + e) / (n + TWO)))) / (n + TWO))
 
@@ -331,7 +520,7 @@ def _mish_gradient(z, grad):
 @_inline
 def _softplus(z, beta):
     x = beta * z
-    return z if x > NEAR_ONE else (_relu(x) + math.log1p(math.exp(-abs(x)))) / beta
+    return z if x > NEAR_ONE else (_relu(x) + _log1p(_exp(-abs(x)))) / beta
 
 
 @_inline
@@ -424,7 +613,7 @@ def _selu_curvature(y, grad):
 @_inline
 def _gelu_curvature(z, grad):
     x = _bounded(z)
-    return grad * _like(z, math.exp(-0.5 * x * x) / SQRT_2PI) * (TWO - x * x)
+    return grad * (_like(z, ONE_OVER_SQRT_2PI) * _gaussian(z)) * (TWO - x * x)
 
 
 @_inline
@@ -442,7 +631,7 @@ def _gelu_tanh_curvature(z, grad):
 @_inline
 def _mish_curvature(z, grad):
     x = TWO * NEAR_ONE if z > TWO * NEAR_ONE else _floored(z)
-    e = math.exp(x)
+    e = _exp(x)
     n = e * (e + TWO)
     w = TWO * TWO * e * ((ONE + e) / (n + TWO)) / (n + TWO)
     return grad * w * (TWO + x * ((ONE - TWO * e * (n / (n + TWO))) / (ONE + e)))
@@ -699,6 +888,40 @@ def _stack_tile(typing_context, like):
     return result(like), codegen
 
 
+def _cell(context, builder, activation, column):
+    """Emit the load of a column of the table of a user-defined activation; see custom.py."""
+    table = builder.inttoptr(activation, context.get_value_type(types.int64).as_pointer())
+    return builder.load(builder.gep(table, [column]))
+
+
+@intrinsic
+def _custom_cell(typing_context, activation, column):
+    """Return a column of the table of a user-defined activation."""
+
+    def codegen(context, builder, signature, args):
+        return _cell(context, builder, *args)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _apply_custom(typing_context, activation, column, source, sink):
+    """Store σ of a row, or multiply a row by σ' or σ'', as the column says."""
+
+    def codegen(context, builder, signature, args):
+        column = builder.add(args[1], args[1].type(source.dtype.bitwidth // 64))
+        address = _cell(context, builder, args[0], column)
+        (known, (n,), _), (out, _, _) = (
+            _geometry(context, builder, kind, value)
+            for kind, value in zip((source, sink), args[2:], strict=True)
+        )
+        function = ir.FunctionType(ir.VoidType(), [known.type, n.type, out.type])
+        builder.call(builder.inttoptr(address, function.as_pointer()), [known, n, out])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, source, sink), codegen
+
+
 class _Lanes:
     """Emit loads and stores of vectors of a matrix, masked where a row ends inside them."""
 
@@ -881,69 +1104,89 @@ def _clear(matrix):
 
 
 @_inner
-def _activate(z, activation, alpha, out):
-    """Apply σ to every element; `out` may be `z`."""
+def _activate(z, activation, alpha):
+    """Apply σ to every element, in place: LLVM would take two arrays for overlapping ones."""
     alpha = z.dtype.type(alpha)
-    for i in range(out.shape[0]):
-        z_row, out_row = _row(z, i), _row(out, i)
-        if activation == IDENTITY:
-            _copy(z_row, out_row)
-        elif activation == RELU:
-            for j in range(out_row.size):
-                out_row[j] = _relu(z_row[j])
+    for i in range(z.shape[0]):
+        row = _row(z, i)
+        if activation == RELU:
+            for j in range(row.size):
+                row[j] = _relu(row[j])
         elif activation == LEAKY_RELU:
-            for j in range(out_row.size):
-                out_row[j] = _leaky_relu(z_row[j], alpha)
+            for j in range(row.size):
+                row[j] = _leaky_relu(row[j], alpha)
         elif activation == SIGMOID:
-            for j in range(out_row.size):
-                out_row[j] = _sigmoid(z_row[j])
+            for j in range(row.size):
+                row[j] = _sigmoid(row[j])
         elif activation == TANH:
-            for j in range(out_row.size):
-                out_row[j] = math.tanh(z_row[j])
+            for j in range(row.size):
+                row[j] = _tanh(row[j])
         elif activation == SILU:
-            for j in range(out_row.size):
-                out_row[j] = _silu(z_row[j])
+            for j in range(row.size):
+                row[j] = _silu(row[j])
         elif activation == ELU:
-            for j in range(out_row.size):
-                out_row[j] = _elu(z_row[j], alpha)
+            for j in range(row.size):
+                row[j] = _elu(row[j], alpha)
         elif activation == CELU:
-            for j in range(out_row.size):
-                out_row[j] = _celu(z_row[j], alpha)
+            for j in range(row.size):
+                row[j] = _celu(row[j], alpha)
         elif activation == SELU:
-            for j in range(out_row.size):
-                out_row[j] = _selu(z_row[j])
+            for j in range(row.size):
+                row[j] = _selu(row[j])
         elif activation == GELU:
-            for j in range(out_row.size):
-                out_row[j] = _gelu(z_row[j])
+            for j in range(row.size):
+                row[j] = _gelu(row[j])
         elif activation == GELU_TANH:
-            for j in range(out_row.size):
-                out_row[j] = _gelu_tanh(z_row[j])
+            for j in range(row.size):
+                row[j] = _gelu_tanh(row[j])
         elif activation == MISH:
-            for j in range(out_row.size):
-                out_row[j] = _mish(z_row[j])
+            for j in range(row.size):
+                row[j] = _mish(row[j])
         elif activation == SOFTPLUS:
-            for j in range(out_row.size):
-                out_row[j] = _softplus(z_row[j], alpha)
+            for j in range(row.size):
+                row[j] = _softplus(row[j], alpha)
         elif activation == SOFTSIGN:
-            for j in range(out_row.size):
-                out_row[j] = _softsign(z_row[j])
+            for j in range(row.size):
+                row[j] = _softsign(row[j])
         elif activation == RELU6:
-            for j in range(out_row.size):
-                out_row[j] = _relu6(z_row[j])
+            for j in range(row.size):
+                row[j] = _relu6(row[j])
         elif activation == HARD_TANH:
-            for j in range(out_row.size):
-                out_row[j] = _hard_tanh(z_row[j])
+            for j in range(row.size):
+                row[j] = _hard_tanh(row[j])
         elif activation == HARD_SIGMOID:
-            for j in range(out_row.size):
-                out_row[j] = _hard_sigmoid(z_row[j])
+            for j in range(row.size):
+                row[j] = _hard_sigmoid(row[j])
         elif activation == HARD_SWISH:
-            for j in range(out_row.size):
-                out_row[j] = _hard_swish(z_row[j])
+            for j in range(row.size):
+                row[j] = _hard_swish(row[j])
+        elif activation == SOFTMAX:
+            _softmax(row, row)
+        elif activation >= FIRST_CUSTOM:
+            _apply_custom(activation, CUSTOM_FORWARD, row, row)
+
+
+@_inner
+def _softmax_gradient(y, grad):
+    """Multiply a row of a gradient by ∂yⱼ/∂zₖ = yⱼ (1 − yⱼ) if j = k else −yⱼ yₖ."""
+    mean = grad.dtype.type(0)
+    for j in range(grad.size):
+        mean += y[j] * grad[j]
+    for j in range(grad.size):
+        grad[j] = y[j] * (grad[j] - mean)
+
+
+@_inline
+def _part_in_tiles(activation):
+    """Return σ, or IDENTITY where σ takes whole rows, which a tile does not have."""
+    return LINEAR if activation == SOFTMAX else activation
 
 
 @_inline
 def _takes_z(activation):
     """Return whether the derivative is taken from z rather than from y."""
+    if activation >= FIRST_CUSTOM:
+        return _custom_cell(activation, CUSTOM_TAKES_Z) != 0
     return TAKES_Z >> activation & 1 == 1
 
 
@@ -1004,6 +1247,10 @@ def _apply_derivative(y_or_z, activation, alpha, grad):
         elif activation == HARD_SWISH:
             for j in range(grad_row.size):
                 grad_row[j] = _hard_swish_gradient(known[j], grad_row[j])
+        elif activation == SOFTMAX:
+            _softmax_gradient(known, grad_row)
+        elif activation >= FIRST_CUSTOM:
+            _apply_custom(activation, CUSTOM_GRADIENT, known, grad_row)
 
 
 @_inner
@@ -1048,6 +1295,8 @@ def _apply_second_derivative(y_or_z, activation, alpha, grad):
         elif activation == HARD_SWISH:
             for j in range(grad_row.size):
                 grad_row[j] = _hard_swish_curvature(known[j], grad_row[j])
+        elif activation >= FIRST_CUSTOM:
+            _apply_custom(activation, CUSTOM_CURVATURE, known, grad_row)
         else:  # piecewise linear
             for j in range(grad_row.size):
                 grad_row[j] = ZERO * grad_row[j]
@@ -1061,7 +1310,7 @@ def _maximum_and_sum_exp(logits):
         highest = o if o > highest else highest
     total = logits.dtype.type(0)
     for o in logits:
-        total += math.exp(o - highest)
+        total += _exp(o - highest)
     return highest, total
 
 
@@ -1070,7 +1319,7 @@ def _softmax(logits, out):
     """Turn a row of logits into probabilities; `out` may be `logits`."""
     highest, sum_exp = _maximum_and_sum_exp(logits)
     for j in range(out.size):
-        out[j] = math.exp(logits[j] - highest) / sum_exp
+        out[j] = _exp(logits[j] - highest) / sum_exp
 
 
 @_inner
@@ -1117,7 +1366,7 @@ def _binary_cross_entropy(o, t, parameters):
     """Return −Σ (p t log σ(o) + (1 − t) log(1 − σ(o)))."""
     total = o.dtype.type(0)
     for j in range(o.size):
-        small = math.log1p(math.exp(-abs(o[j])))
+        small = _log1p(_exp(-abs(o[j])))
         total += _positive_weight(parameters, j, o) * t[j] * (_relu(-o[j]) + small)
         total += (ONE - t[j]) * (_relu(o[j]) + small)
     return total
@@ -1135,7 +1384,7 @@ def _gaussian_nll(o, t):
     """Return Σ (log v + (m − t)²/v) of k means m, which k log-variances follow."""
     k, total = o.size // 2, o.dtype.type(0)
     for j in range(k):
-        residual = (o[j] - t[j]) * math.exp(-HALF * o[k + j])
+        residual = (o[j] - t[j]) * _exp(-HALF * o[k + j])
         total += o[k + j] + residual * residual
     return total
 
@@ -1144,7 +1393,7 @@ def _gaussian_nll(o, t):
 def _gaussian_nll_gradient(o, t, share, out):
     k = o.size // 2
     for j in range(k):
-        precision = math.exp(-HALF * o[k + j])
+        precision = _exp(-HALF * o[k + j])
         residual = (o[j] - t[j]) * precision
         out[j] = share * (residual * precision)
         out[k + j] = HALF * share * (ONE - residual * residual)
@@ -1216,7 +1465,7 @@ def _loss(o, t, label, loss, parameters):
             total += _huber(o[j] - t[j], delta)
     elif loss == POISSON:
         for j in range(o.size):
-            total += math.exp(o[j]) - t[j] * o[j]
+            total += _exp(o[j]) - t[j] * o[j]
     elif loss == GAUSSIAN_NLL:
         total = _gaussian_nll(o, t)
     elif loss == PINBALL:
@@ -1249,7 +1498,7 @@ def _loss_gradient(o, t, label, loss, parameters, share, out):
             out[j] = of_one * _huber_gradient(o[j] - t[j], delta)
     elif loss == POISSON:
         for j in range(out.size):
-            out[j] = of_one * (math.exp(o[j]) - t[j])
+            out[j] = of_one * (_exp(o[j]) - t[j])
     elif loss == GAUSSIAN_NLL:
         _gaussian_nll_gradient(o, t, TWO * of_one, out)
     elif loss == PINBALL:
@@ -1282,7 +1531,7 @@ def _binary_cross_entropy_curvature(o, t, parameters, share, r, out):
 def _gaussian_nll_curvature(o, t, share, r, out):
     k = o.size // 2
     for j in range(k):
-        precision = math.exp(-HALF * o[k + j])
+        precision = _exp(-HALF * o[k + j])
         residual, scaled = (o[j] - t[j]) * precision, precision * r[j]
         out[j] = share * (precision * (scaled - residual * r[k + j]))
         out[k + j] = share * (residual * (HALF * residual * r[k + j] - scaled))
@@ -1320,7 +1569,7 @@ def _loss_curvature(o, t, label, loss, parameters, share, r, out):
             out[j] = of_one * r[j] if abs(o[j] - t[j]) < delta else ZERO * r[j]
     elif loss == POISSON:
         for j in range(out.size):
-            out[j] = of_one * (math.exp(o[j]) * r[j])
+            out[j] = of_one * (_exp(o[j]) * r[j])
     elif loss == GAUSSIAN_NLL:
         _gaussian_nll_curvature(o, t, TWO * of_one, r, out)
     elif loss == SQUARED_HINGE:
@@ -1547,7 +1796,7 @@ def _forward(thread, n_threads, x, weight, bias, activation, alpha, out):
             _copy(_vector(bias, j, j_end - j), _row(z, r))
         panel = _block(weight, 0, weight.shape[0], j, j_end)
         _multiply_add(_rows_between(x, i, i_end), panel, z)
-        _activate(z, activation, alpha, z)
+        _activate(z, activation, alpha)
 
 
 @_inner
@@ -1626,7 +1875,8 @@ _share_backward_weight = _threaded(_backward_weight)
 @_kernel
 def activation_forward(z: Matrix, activation: Int, alpha: Real, out: OutMatrix):
     """Apply an activation to every element: a = σ(z)."""
-    _activate(_as_matrix(z), activation, alpha, out)
+    _copy_rows(_as_matrix(z), out)
+    _activate(out, activation, alpha)
 
 
 @_kernel
@@ -1859,7 +2109,10 @@ def _panels_of(layers, n_rows, workspace):
 def _run_layer(layers, settings, parameters, layer, activation, x, out):
     """Run a layer, or for IDENTITY its z only."""
     weight, bias = _weight_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
-    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, activation, settings[layer, ALPHA], out)
+    in_tiles, alpha = _part_in_tiles(activation), settings[layer, ALPHA]
+    _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, in_tiles, alpha, out)
+    if in_tiles != activation:
+        _activate(out, activation, alpha)
 
 
 # --- Network: the layers in sequence ------------------------------------------------------
@@ -1920,7 +2173,8 @@ def _sweep_rows(
         if _takes_z(activation):  # z stays in the place of δ until δ comes
             z = _rows_between(_delta_of(layers, layer, n_rows, workspace), first, last)
             _run_layer(layers, settings, parameters, layer, IDENTITY, below, z)
-            _activate(z, activation, settings[layer, ALPHA], above)
+            _copy_rows(z, above)
+            _activate(above, activation, settings[layer, ALPHA])
         else:
             _run_layer(layers, settings, parameters, layer, activation, below, above)
         below = above
@@ -2266,7 +2520,8 @@ def _jacobian_block(layers, settings, parameters, x, out, workspace):
         if _takes_z(activation):
             y = _matrix(workspace, buffers + layer % 2 * n_seeds * widest, n_rows, n_units, stride)
             _run_layer(layers, settings, parameters, layer, LINEAR, below, known)
-            _activate(known, activation, settings[layer, ALPHA], y)
+            _copy_rows(known, y)
+            _activate(y, activation, settings[layer, ALPHA])
         else:
             _run_layer(layers, settings, parameters, layer, activation, below, y)
         place, below = place + n_rows * stride, y
@@ -2476,13 +2731,14 @@ def _store_passes(layers, settings, parameters, x, workspace):
         z = _delta_of(layers, layer, n_rows, workspace)
         a = _activation_of(layers, layer, n_rows, workspace)
         _forward(FIRST_THREAD, ONE_THREAD, below, weight, bias, LINEAR, 0.0, z)
-        _activate(z, layers[layer, ACTIVATION], settings[layer, ALPHA], a)
+        _copy_rows(z, a)
+        _activate(a, layers[layer, ACTIVATION], settings[layer, ALPHA])
         below = a
 
 
 @_inner
 def _moved_unit(layers, settings, x, move, change, first, last, workspace, a):
-    """Compute a of the unit whose weight has changed, for some samples."""
+    """Compute a of the unit whose weight has changed, for some samples; z if σ takes rows."""
     layer, source, unit = move
     n_rows = x.shape[0]
     z = _delta_of(layers, layer, n_rows, workspace)
@@ -2491,7 +2747,7 @@ def _moved_unit(layers, settings, x, move, change, first, last, workspace, a):
     for i in range(first, last):
         factor = below[i, source] if source < below.shape[1] else ONE
         column[i - first] = z[i, unit] + change * factor
-    _activate(a, layers[layer, ACTIVATION], settings[layer, ALPHA], a)
+    _activate(a, _part_in_tiles(layers[layer, ACTIVATION]), settings[layer, ALPHA])
 
 
 @_inner
@@ -2503,12 +2759,17 @@ def _moved_outputs(layers, settings, parameters, n_rows, move, first, last, work
     buffers = _panels_of(layers, n_rows, workspace)
     size = buffers.size // (2 * ROW_MULTIPLE) * ROW_MULTIPLE
     old = _rows_between(_activation_of(layers, layer, n_rows, workspace), first, last)
-    n_units = layers[index, N_OUT]
+    n_units, activation = layers[index, N_OUT], layers[index, ACTIVATION]
     out = _matrix(buffers, 0, last - first, n_units, row_stride(n_units, buffers.itemsize))
     if layer == top:
+        takes_rows = _part_in_tiles(activation) != activation
+        if takes_rows:
+            old = _rows_between(_delta_of(layers, layer, n_rows, workspace), first, last)
         for i in range(last - first):
             _copy(_row(old, i), _row(out, i))
             out[i, unit] = column[i]
+        if takes_rows:
+            _activate(out, activation, 0.0)
         return out
     weight = _row(_weight_of(layers, index, parameters), unit)
     z = _rows_between(_delta_of(layers, index, n_rows, workspace), first, last)
@@ -2516,7 +2777,7 @@ def _moved_outputs(layers, settings, parameters, n_rows, move, first, last, work
         source, sink, change = _row(z, i), _row(out, i), column[i] - old[i, unit]
         for j in range(sink.size):
             sink[j] = source[j] + change * weight[j]
-    _activate(out, layers[index, ACTIVATION], settings[index, ALPHA], out)
+    _activate(out, activation, settings[index, ALPHA])
     for index in range(layer + 2, top + 1):
         n_units = layers[index, N_OUT]
         stride = row_stride(n_units, buffers.itemsize)
@@ -2639,7 +2900,8 @@ def _keep_z(layers, settings, parameters, x, rates, workspace):
             z = _rate_of(layers, 3, layer, n_rows, rates)
             _run_layer(layers, settings, parameters, layer, LINEAR, below, z)
             if layer == top:
-                _activate(z, activation, settings[layer, ALPHA], y)
+                _copy_rows(z, y)
+                _activate(y, activation, settings[layer, ALPHA])
         below = y
 
 

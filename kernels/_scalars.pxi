@@ -1,9 +1,11 @@
 # One element at a time: each activation, loss and update, forward and backward, is defined
 # here once, as a scalar function without branches that the loops below it apply to a row.
 # The compiler inlines and vectorises them. To add one, write its functions and its line in
-# each of the two `if` chains.
+# each of the two `if` chains. Beside a float, 1 would be Cython's 1.0 and the whole expression
+# double: hence <floating> 1.
 
 from libc.math cimport INFINITY, log, log1p
+from libc.stdint cimport int64_t
 from cython cimport floating
 
 cdef extern from "elementary.hpp" namespace "fastmlp" nogil:
@@ -23,6 +25,8 @@ cdef extern from "elementary.hpp" namespace "fastmlp" nogil:
     double floored(double z)
     float bounded(float z)
     double bounded(double z)
+    float significant(float value)
+    double significant(double value)
     float fast_tanh(float z)
     double fast_tanh(double z)
 
@@ -56,10 +60,27 @@ cdef extern from *:
     const double SELU_SCALE, SELU_ALPHA, SQRT_2_OVER_PI, ONE_OVER_SQRT_2PI, GELU_CUBE, LARGE
 
 
+# --- User-defined activations: compiled functions of rows, see custom.py -------------------
+
+ctypedef void (*RowFunction)(const void* source, Py_ssize_t n, void* sink) noexcept nogil
+
+
+cdef inline void apply_custom(
+    int64_t activation, int column, const floating* source, Py_ssize_t n, floating* sink
+) noexcept nogil:
+    """Store σ of a row, or multiply a row by σ' or σ'', as the column says."""
+    cdef const int64_t* table = <const int64_t*> <size_t> activation
+    if sizeof(floating) == sizeof(double):
+        column += 1
+    (<RowFunction> <size_t> table[column])(source, n, sink)
+
+
 # --- Activations: σ(z), and grad · σ' from y = σ(z) or from z, as the catalogue says -------
 
-cdef inline bint takes_z(int activation) noexcept nogil:
+cdef inline bint takes_z(int64_t activation) noexcept nogil:
     """Return whether the derivative is taken from z rather than from y."""
+    if activation >= FIRST_CUSTOM:
+        return (<const int64_t*> <size_t> activation)[CUSTOM_TAKES_Z] != 0
     return TAKES_Z >> activation & 1
 
 
@@ -82,11 +103,11 @@ cdef inline floating leaky_relu_gradient(
 
 
 cdef inline floating sigmoid_gradient(floating y, floating grad) noexcept nogil:
-    return grad * (y * (1 - y))
+    return grad * (y * (<floating> 1 - y))
 
 
 cdef inline floating tanh_gradient(floating y, floating grad) noexcept nogil:
-    return grad * (1 - y * y)
+    return grad * (<floating> 1 - y * y)
 
 
 cdef inline floating silu(floating z) noexcept nogil:
@@ -94,7 +115,7 @@ cdef inline floating silu(floating z) noexcept nogil:
 
 
 cdef inline floating silu_gradient(floating z, floating grad) noexcept nogil:
-    return grad * fast_sigmoid(z) * (1 + bounded(z) * fast_sigmoid(-z))
+    return grad * fast_sigmoid(z) * (<floating> 1 + bounded(z) * fast_sigmoid(-z))
 
 
 cdef inline floating elu(floating z, floating alpha) noexcept nogil:
@@ -110,7 +131,7 @@ cdef inline floating celu(floating z, floating alpha) noexcept nogil:
 
 
 cdef inline floating celu_gradient(floating y, floating grad, floating alpha) noexcept nogil:
-    return grad * (1 if y > 0 else y / alpha + 1)
+    return grad * (1 if y > 0 else y / alpha + <floating> 1)
 
 
 cdef inline floating selu(floating z) noexcept nogil:
@@ -123,39 +144,41 @@ cdef inline floating selu_gradient(floating y, floating grad) noexcept nogil:
 
 
 cdef inline floating gelu(floating z) noexcept nogil:
-    return floored(z) * fast_normal_cdf(z)
+    return significant(floored(z) * fast_normal_cdf(z))
 
 
 cdef inline floating gelu_gradient(floating z, floating grad) noexcept nogil:
     cdef floating density = <floating> ONE_OVER_SQRT_2PI * fast_gaussian(z)
-    return grad * (fast_normal_cdf(z) + bounded(z) * density)
+    return grad * significant(fast_normal_cdf(z) + bounded(z) * density)
 
 
 cdef inline floating gelu_tanh(floating z) noexcept nogil:
     cdef floating u = <floating> SQRT_2_OVER_PI * (z + <floating> GELU_CUBE * (z * z * z))
-    return floored(z) * fast_sigmoid(2 * u)
+    return significant(floored(z) * fast_sigmoid(<floating> 2 * u))
 
 
 cdef inline floating gelu_tanh_gradient(floating z, floating grad) noexcept nogil:
     cdef floating x = bounded(z)
-    cdef floating u = <floating> SQRT_2_OVER_PI * (x + <floating> GELU_CUBE * (x * x * x))
-    cdef floating slope = <floating> SQRT_2_OVER_PI * (1 + <floating> (3 * GELU_CUBE) * (x * x))
-    return grad * fast_sigmoid(2 * u) * (1 + 2 * x * fast_sigmoid(-2 * u) * slope)
+    cdef floating v = <floating> (2 * SQRT_2_OVER_PI) * (x + <floating> GELU_CUBE * (x * x * x))
+    cdef floating slope = <floating> (2 * SQRT_2_OVER_PI)  # v'(z)
+    slope = slope + slope * <floating> (3 * GELU_CUBE) * (x * x)
+    slope = fast_sigmoid(v) * (<floating> 1 + x * fast_sigmoid(-v) * slope)
+    return grad * significant(slope)
 
 
 cdef inline floating mish(floating z) noexcept nogil:
     """tanh(log(1 + e)) = n / (n + 2) with e = exp(z) and n = e (e + 2); 1 from z = 20 on."""
     cdef floating e = fast_exp(z if not z > 20 else 20)
-    cdef floating n = e * (e + 2)
-    return floored(z) * (n / (n + 2))
+    cdef floating two = 2, n = e * (e + two)
+    return floored(z) * (n / (n + two))
 
 
 cdef inline floating mish_gradient(floating z, floating grad) noexcept nogil:
     """With t = n / (n + 2) the derivative's second term is z · 4e (1 + e) / (n + 2)²."""
     cdef floating x = floored(z if not z > 20 else 20)
     cdef floating e = fast_exp(x)
-    cdef floating n = e * (e + 2)
-    return grad * ((n + 4 * x * (e * ((1 + e) / (n + 2)))) / (n + 2))
+    cdef floating one = 1, two = 2, n = e * (e + two)
+    return grad * ((n + two * two * x * (e * ((one + e) / (n + two)))) / (n + two))
 
 
 cdef inline floating softplus(floating z, floating beta) noexcept nogil:
@@ -172,11 +195,12 @@ cdef inline floating softplus_gradient(
 
 cdef inline floating softsign(floating z) noexcept nogil:
     cdef floating size = fabs(z)
-    return copysign(1 if size > <floating> LARGE else size / (1 + size), z)
+    return copysign(1 if size > <floating> LARGE else size / (<floating> 1 + size), z)
 
 
 cdef inline floating softsign_gradient(floating y, floating grad) noexcept nogil:
-    return grad * ((1 - fabs(y)) * (1 - fabs(y)))
+    cdef floating rest = <floating> 1 - fabs(y)
+    return grad * (rest * rest)
 
 
 cdef inline floating relu6(floating z) noexcept nogil:
@@ -197,11 +221,11 @@ cdef inline floating hard_tanh_gradient(floating y, floating grad) noexcept nogi
 
 
 cdef inline floating hard_sigmoid(floating z) noexcept nogil:
-    return relu6(z + 3) / 6
+    return relu6(z + <floating> 3) / <floating> 6
 
 
 cdef inline floating hard_sigmoid_gradient(floating z, floating grad) noexcept nogil:
-    return grad / 6 if (z > -3) & (z < 3) else 0
+    return grad / <floating> 6 if (z > -3) & (z < 3) else 0
 
 
 cdef inline floating hard_swish(floating z) noexcept nogil:
@@ -209,13 +233,30 @@ cdef inline floating hard_swish(floating z) noexcept nogil:
 
 
 cdef inline floating hard_swish_gradient(floating z, floating grad) noexcept nogil:
-    cdef floating slope = z / 3 + <floating> 0.5
+    cdef floating slope = z / <floating> 3 + <floating> 0.5
     slope = grad if z >= 3 else grad * slope
     return 0 if z <= -3 else slope
 
 
+cdef inline void softmax_gradient(
+    const floating* y, Py_ssize_t n, floating* grad
+) noexcept nogil:
+    """Multiply a row of grad by ∂yⱼ/∂zₖ = yⱼ (1 − yⱼ) if j = k else −yⱼ yₖ."""
+    cdef Py_ssize_t j
+    cdef floating mean = 0
+    for j in range(n):
+        mean += y[j] * grad[j]
+    for j in range(n):
+        grad[j] = y[j] * (grad[j] - mean)
+
+
+cdef inline int64_t part_in_tiles(int64_t activation) noexcept nogil:
+    """Return σ, or IDENTITY where σ takes whole rows, which a tile does not have."""
+    return IDENTITY if activation == SOFTMAX else activation
+
+
 cdef void activate(
-    const floating* z, Py_ssize_t n, int activation, floating alpha, floating* out
+    const floating* z, Py_ssize_t n, int64_t activation, floating alpha, floating* out
 ) noexcept nogil:
     """Write out = σ(z) for a row; out may be z."""
     cdef Py_ssize_t j
@@ -270,13 +311,17 @@ cdef void activate(
     elif activation == HARD_SWISH:
         for j in range(n):
             out[j] = hard_swish(z[j])
+    elif activation == SOFTMAX:
+        softmax(z, n, out)
+    elif activation >= FIRST_CUSTOM:
+        apply_custom(activation, CUSTOM_FORWARD, z, n, out)
     else:
         for j in range(n):
             out[j] = z[j]
 
 
 cdef void apply_derivative(
-    const floating* y_or_z, Py_ssize_t n, int activation, floating alpha, floating* grad
+    const floating* y_or_z, Py_ssize_t n, int64_t activation, floating alpha, floating* grad
 ) noexcept nogil:
     """Multiply a row of grad by σ', in place: the compiler then has two arrays to tell apart."""
     cdef Py_ssize_t j
@@ -331,14 +376,19 @@ cdef void apply_derivative(
     elif activation == HARD_SWISH:
         for j in range(n):
             grad[j] = hard_swish_gradient(y_or_z[j], grad[j])
+    elif activation == SOFTMAX:
+        softmax_gradient(y_or_z, n, grad)
+    elif activation >= FIRST_CUSTOM:
+        apply_custom(activation, CUSTOM_GRADIENT, y_or_z, n, grad)
 
 
 cdef inline floating sigmoid_curvature(floating y, floating grad) noexcept nogil:
-    return grad * (y * (1 - y)) * (1 - 2 * y)
+    cdef floating one = 1
+    return grad * (y * (one - y)) * (one - (y + y))
 
 
 cdef inline floating tanh_curvature(floating y, floating grad) noexcept nogil:
-    return -2 * y * (grad * (1 - y * y))
+    return <floating> -2 * y * (grad * (<floating> 1 - y * y))
 
 
 cdef inline floating silu_curvature(floating z, floating grad) noexcept nogil:
@@ -398,7 +448,7 @@ cdef inline floating hard_swish_curvature(floating z, floating grad) noexcept no
 
 
 cdef void apply_second_derivative(
-    const floating* y_or_z, Py_ssize_t n, int activation, floating alpha, floating* grad
+    const floating* y_or_z, Py_ssize_t n, int64_t activation, floating alpha, floating* grad
 ) noexcept nogil:
     """Multiply a row of grad by σ'', in place."""
     cdef Py_ssize_t j
@@ -438,6 +488,8 @@ cdef void apply_second_derivative(
     elif activation == HARD_SWISH:
         for j in range(n):
             grad[j] = hard_swish_curvature(y_or_z[j], grad[j])
+    elif activation >= FIRST_CUSTOM:
+        apply_custom(activation, CUSTOM_CURVATURE, y_or_z, n, grad)
     else:  # piecewise linear
         for j in range(n):
             grad[j] = 0 * grad[j]
@@ -485,7 +537,7 @@ cdef inline floating sign(floating d) noexcept nogil:
 cdef inline floating huber(floating d, floating delta) noexcept nogil:
     cdef floating distance = fabs(d)
     cdef floating cut = distance if distance < delta else delta
-    return cut * (distance - cut / 2)
+    return cut * (distance - <floating> 0.5 * cut)
 
 
 cdef inline floating huber_gradient(floating d, floating delta) noexcept nogil:

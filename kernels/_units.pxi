@@ -190,7 +190,7 @@ cdef void rectify_rows(const Passage* at, Matrix x, Matrix out, floating* kind) 
 
 
 cdef void forward_units(
-    const Passage* at, int activation, Matrix x, Matrix out, floating* kind
+    const Passage* at, int64_t activation, Matrix x, Matrix out, floating* kind
 ) noexcept nogil:
     """Run a layer that is not dense on rows; for IDENTITY its z only."""
     cdef int layer = kind_of(at.net, at.index)
@@ -265,7 +265,7 @@ cdef void carry_block(
 
 
 cdef void carry_units(
-    const Passage* at, Matrix x, Matrix delta, Matrix y_or_z, int activation, floating alpha,
+    const Passage* at, Matrix x, Matrix delta, Matrix y_or_z, int64_t activation, floating alpha,
     Matrix out,
 ) noexcept nogil:
     """Carry δ of rows below a layer that is not dense, ∂L/∂x ⊙ σ'; out may be y_or_z."""

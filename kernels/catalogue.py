@@ -15,11 +15,14 @@ __all__ = [
     "CACHE_LINE",
     "CACHE_SET_SPAN",
     "CODES",
+    "CUSTOM_COLUMNS",
+    "FIRST_CUSTOM",
     "LAYER_COLUMNS",
     "LAYER_KINDS",
     "LOSSES",
     "NORM_PARTS",
     "OPTIMIZERS",
+    "OUTPUT_ACTIVATIONS",
     "PACKED_BYTES",
     "PANEL_WIDTH",
     "ROW_BLOCK",
@@ -65,6 +68,8 @@ class Activation:
         Where the function comes from.
     second_derivative : str or None
         σ''(z), written in y where ``from_output`` is true; None if the kernels lack it.
+    elementwise : bool
+        Whether each y depends on its own z only; else on the whole row.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Activation:
     aliases: tuple[str, ...] = ()
     source: str = ""
     second_derivative: str | None = None
+    elementwise: bool = True
 
 
 @dataclass(frozen=True)
@@ -173,8 +179,7 @@ class LayerKind:
 
 # The row of an activation that takes a parameter calls it α, whatever its authors do. To add
 # one, append a row and write its two scalar functions, and their lines in the dispatch, in
-# each backend. A function that only a user has could get the next code in the same dispatch:
-# kernels see codes, and nothing else here depends on there being a fixed number of them.
+# each backend. Functions that only a user has are compiled by custom.py.
 ACTIVATIONS = (
     Activation("identity", 0, "z", "1", second_derivative="0"),
     Activation(
@@ -341,6 +346,19 @@ ACTIVATIONS = (
         kinks=(-3, 3),
         source="Howard et al.: MobileNetV3, ICCV 2019, section 5.2",
         second_derivative="1/3 if −3 < z < 3 else 0",
+    ),
+)
+
+# For a last layer only: a tile of a hidden layer has no whole rows, and its δ no σ' to multiply
+# with. Their codes are the last ones that TAKES_Z has a bit for.
+OUTPUT_ACTIVATIONS = (
+    Activation(
+        "softmax",
+        31,
+        "exp(zⱼ) / Σₖ exp(zₖ)",
+        "∂yⱼ/∂zₖ = yⱼ (1 − yⱼ) if j = k else −yⱼ yₖ",
+        source="Bridle: Probabilistic interpretation of feedforward networks, 1990",
+        elementwise=False,
     ),
 )
 
@@ -630,11 +648,31 @@ ROW_BLOCK = 96
 #: the elements of the smallest workspace of packed panels.
 NORM_PARTS = 32
 
+#: Columns of the table of a user-defined activation. FORWARD, GRADIENT and CURVATURE are the
+#: addresses of C functions of (source, n, sink) for float32, each followed by that for float64.
+CUSTOM_COLUMNS = (
+    "CUSTOM_FORWARD",
+    "CUSTOM_FORWARD_FLOAT64",
+    "CUSTOM_GRADIENT",
+    "CUSTOM_GRADIENT_FLOAT64",
+    "CUSTOM_CURVATURE",
+    "CUSTOM_CURVATURE_FLOAT64",
+    "CUSTOM_TAKES_Z",
+)
+
+#: From here on the code of an activation is the address of such a table; no memory is below.
+FIRST_CUSTOM = 4096
+
 #: Every constant that a kernel may compare with, by name.
 CODES: dict[str, int] = {
-    **{row.name.upper(): row.code for row in (*ACTIVATIONS, *LOSSES, *OPTIMIZERS, *LAYER_KINDS)},
+    **{
+        row.name.upper(): row.code
+        for row in (*ACTIVATIONS, *OUTPUT_ACTIVATIONS, *LOSSES, *OPTIMIZERS, *LAYER_KINDS)
+    },
     **{name: column for column, name in enumerate(LAYER_COLUMNS)},
     **{name: column for column, name in enumerate(SETTING_COLUMNS)},
+    **{name: column for column, name in enumerate(CUSTOM_COLUMNS)},
+    "FIRST_CUSTOM": FIRST_CUSTOM,
     "TAKES_Z": TAKES_Z,
     "LAYER_COLUMNS": len(LAYER_COLUMNS),
     "SETTING_COLUMNS": len(SETTING_COLUMNS),

@@ -14,56 +14,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "_formats.hpp"  // the constants, written by setup.py from elementary.py
+
 namespace fastmlp {
-
-template <typename T>
-struct Format;
-
-template <>
-struct Format<float> {
-    using Bits = std::int32_t;
-    static constexpr int mantissa = 23, bias = 127;
-    static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
-    static constexpr float to_integer = 0x1.8p23f;  // adding it leaves the nearest integer below
-    static constexpr float lowest = -104.0f, highest = 89.0f;  // exp is 0 below and inf above
-    static constexpr float tanh_is_one = 10.0f;
-    static constexpr float exp_series[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558eep-5f,
-                                           0x1.1239d4p-7f, 0x1.6a25bap-10f};
-    static constexpr float atanh_series[] = {0x1.5555p-2f, 0x1.99d2aap-3f,
-                                             0x1.1eb2bep-3f, 0x1.1f0a34p-3f};
-    static constexpr Bits upper_half = ~0xfff;  // of the digits; its square is exact
-    static constexpr float tail_centre = 3.0f, tail_end = 15.0f;
-    static constexpr float tail_ratio[] = {
-        0x1.f1b89cp-4f, -0x1.a6b66ap-3f, 0x1.f8bad0p-4f, -0x1.7a9442p-5f, 0x1.91ddcap-8f,
-        0x1.7cb15cp-9f, -0x1.01cff2p-10f, -0x1.63ad9ep-12f, 0x1.e347e8p-14f, 0x1.bfa400p-15f};
-};
-
-template <>
-struct Format<double> {
-    using Bits = std::int64_t;
-    static constexpr int mantissa = 52, bias = 1023;
-    static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
-    static constexpr double to_integer = 0x1.8p52;
-    static constexpr double lowest = -746.0, highest = 710.0;
-    static constexpr double tanh_is_one = 20.0;
-    static constexpr double exp_series[] = {
-        0x1.000000000000ap-1,  0x1.55555555554fap-3,  0x1.55555555508c0p-5,  0x1.1111111127af5p-7,
-        0x1.6c16c1841de22p-10, 0x1.a01a012a8e04ap-13, 0x1.a0199a28c303ep-16, 0x1.71df250445e38p-19,
-        0x1.28ad5baff2323p-22, 0x1.ad7fb6cd31643p-26};
-    static constexpr double atanh_series[] = {
-        0x1.5555555555556p-2, 0x1.9999999999551p-3, 0x1.24924924c24e2p-3, 0x1.c71c71a594c88p-4,
-        0x1.745d1e10326c9p-4, 0x1.3b12d465bdb43p-4, 0x1.11235fe34bf55p-4, 0x1.dfe04cd453d96p-5,
-        0x1.c1805f6f40e40p-5, 0x1.1e395702c139bp-5, 0x1.517b2f36cd1c7p-4};
-    static constexpr Bits upper_half = ~0x7ffffff;
-    static constexpr double tail_centre = 5.0, tail_end = 39.0;
-    static constexpr double tail_ratio[] = {
-        0x1.3b0fbcb4c77bep-4, -0x1.25cd1321c8cb5p-3, 0x1.db6af8722ce4ap-4, -0x1.4b4ce479f83c5p-4,
-        0x1.8807f29ff85fap-5, -0x1.7f9d04377408dp-6, 0x1.26a1153b023ffp-7, -0x1.37ccc56d96161p-9,
-        0x1.cc6e679c7a8d7p-13, 0x1.199954cacb7cdp-13, -0x1.fae707f5a92ddp-15, 0x1.020c80f291686p-20,
-        0x1.bde6497740dc9p-18, -0x1.54ef0a134d004p-20, -0x1.6a6e237237d3cp-21, 0x1.054b11617d44cp-22,
-        0x1.4b2d6eade5e4fp-24, -0x1.5074f86bf05d8p-25, -0x1.79d2c05d7662dp-27, 0x1.86f2499b78a05p-28,
-        0x1.f5f45c73b04b9p-30, -0x1.390ab3a2fe5a0p-31, -0x1.fd97c9c1dd06ep-33};
-};
 
 template <typename T>
 static inline T power_of_two(typename Format<T>::Bits exponent) {
@@ -86,8 +39,7 @@ static inline T polynomial(const T (&c)[size], T x) {
 template <int k, typename T>
 static inline T reduced_expm1(T z, typename Format<T>::Bits* n) {
     using F = Format<T>;
-    constexpr T log2_e = T(1.44269504088896340735992468100189214);
-    const T shifted = z * (k * log2_e) + F::to_integer;
+    const T shifted = z * (k * F::log2_e) + F::to_integer;
     const T origin = F::to_integer, rounded = shifted - origin;
     typename F::Bits high, low;
     std::memcpy(&high, &shifted, sizeof shifted);
@@ -111,6 +63,14 @@ static inline T reduced_expm1(T z, typename Format<T>::Bits* n) {
 template <typename T>
 static inline T floored(T z) {
     return z < Format<T>::lowest ? Format<T>::lowest : z;
+}
+
+// A number, or 0 where it is nothing beside those of other units. What falls like exp(−z²)
+// reaches subnormal numbers at z = −10, and a product with one of these takes a hundred times
+// as long: 31 outputs and 31 slopes of 16,384 made a training step 1.5 times as long.
+template <typename T>
+static inline T significant(T value) {
+    return std::fabs(value) < Format<T>::negligible ? 0 : value;
 }
 
 template <typename T>

@@ -34,7 +34,8 @@ __all__ = list(reference.__all__)
 _SOURCE = Path(__file__).with_name("_numba_kernels.py")
 
 # Numba looks only at the file of a kernel: an old cache would survive new codes, say.
-_COMPILED_FILES = (_SOURCE, *map(_SOURCE.with_name, ("arena.py", "catalogue.py")))
+_OTHER_FILES = ("arena.py", "catalogue.py", "elementary.py")
+_COMPILED_FILES = (_SOURCE, *map(_SOURCE.with_name, _OTHER_FILES))
 
 
 @functools.cache

@@ -31,7 +31,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import ACTIVATIONS, CODES, LAYER_COLUMNS
+from . import custom
+from .catalogue import CODES, LAYER_COLUMNS
+from .elementary import FORMATS
 
 __all__ = [
     "activation_backward",
@@ -115,21 +117,37 @@ def _normal_density(z: Array) -> Array:
     return np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
+def _significant(values: Array, dtype: np.dtype) -> Array:
+    """Return values, 0 for those that are nothing beside the values of other units.
+
+    Where they fall like exp(−z²), values near z = −10 are subnormal numbers of float32, with
+    which a product takes a hundred times as long.
+    """
+    limit = FORMATS[np.finfo(dtype).dtype.name]["negligible"]  # of the parts of complex ones
+    return np.where(np.abs(values) < limit, 0, values)
+
+
+def _gelu(z: Array) -> Array:
+    return _significant(_bounded(z, np.inf) * _normal_cdf(z), z.dtype)
+
+
 def _gelu_gradient(z: Array, grad: Array) -> Array:
     x = _bounded(z.astype(np.float64))
-    return grad * (_normal_cdf(x) + x * _normal_density(x)).astype(z.dtype)
+    slope = _significant(_normal_cdf(x) + x * _normal_density(x), z.dtype)
+    return grad * slope.astype(z.dtype)
 
 
 def _gelu_tanh(z: Array) -> Array:
     u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
-    return _bounded(z, np.inf) * _sigmoid(2 * u)
+    return _significant(_bounded(z, np.inf) * _sigmoid(2 * u), z.dtype)
 
 
 def _gelu_tanh_gradient(z: Array, grad: Array) -> Array:
     z = _bounded(z)
     u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
     slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z**2)
-    return grad * _sigmoid(2 * u) * (1 + 2 * z * _sigmoid(-2 * u) * slope)
+    slope = _sigmoid(2 * u) * (1 + 2 * z * _sigmoid(-2 * u) * slope)
+    return grad * _significant(slope, z.dtype)
 
 
 def _tanh_of_softplus(z: Array) -> Array:
@@ -164,6 +182,11 @@ def _hard_swish_gradient(z: Array, grad: Array) -> Array:
     return np.where(z <= -3, 0, np.where(z >= 3, grad, grad * (z / 3 + 0.5)))
 
 
+def _softmax_gradient(y: Array, grad: Array) -> Array:
+    # ∂yⱼ/∂zₖ is yⱼ (1 − yⱼ) for j = k, else −yⱼ yₖ; it is symmetric.
+    return y * (grad - (y * grad).sum(axis=1, keepdims=True))
+
+
 ACTIVATION_VALUES = {
     CODES["IDENTITY"]: lambda z, alpha: z,
     CODES["RELU"]: lambda z, alpha: np.maximum(z, 0),
@@ -174,7 +197,7 @@ ACTIVATION_VALUES = {
     CODES["ELU"]: _elu,
     CODES["CELU"]: _celu,
     CODES["SELU"]: lambda z, alpha: SELU_SCALE * _elu(z, SELU_ALPHA),
-    CODES["GELU"]: lambda z, alpha: _bounded(z, np.inf) * _normal_cdf(z),
+    CODES["GELU"]: lambda z, alpha: _gelu(z),
     CODES["GELU_TANH"]: lambda z, alpha: _gelu_tanh(z),
     CODES["MISH"]: lambda z, alpha: _bounded(z, np.inf) * _tanh_of_softplus(z),
     CODES["SOFTPLUS"]: _softplus,
@@ -183,6 +206,7 @@ ACTIVATION_VALUES = {
     CODES["HARD_TANH"]: lambda z, alpha: np.clip(z, -1, 1),
     CODES["HARD_SIGMOID"]: lambda z, alpha: _hard_sigmoid(z),
     CODES["HARD_SWISH"]: lambda z, alpha: _bounded(z, np.inf) * _hard_sigmoid(z),
+    CODES["SOFTMAX"]: lambda z, alpha: _softmax(z),
 }
 
 ACTIVATION_GRADIENTS = {
@@ -208,6 +232,7 @@ ACTIVATION_GRADIENTS = {
     CODES["HARD_TANH"]: lambda y, grad, alpha: np.where((y > -1) & (y < 1), grad, 0),
     CODES["HARD_SIGMOID"]: lambda z, grad, alpha: np.where((z > -3) & (z < 3), grad / 6, 0),
     CODES["HARD_SWISH"]: lambda z, grad, alpha: _hard_swish_gradient(z, grad),
+    CODES["SOFTMAX"]: lambda y, grad, alpha: _softmax_gradient(y, grad),
 }
 
 
@@ -266,6 +291,17 @@ ACTIVATION_CURVATURES = {
     CODES["HARD_SIGMOID"]: lambda z, grad, alpha: 0 * grad,
     CODES["HARD_SWISH"]: lambda z, grad, alpha: np.where((z > -3) & (z < 3), grad / 3, 0 * grad),
 }
+
+
+def _apply_custom(column: str, activation: int, source: Array, grad: Array) -> Array:
+    """Return grad ⊙ σ' or σ'' of a user-defined activation, or σ itself for any grad."""
+    if np.iscomplexobj(source):  # to first order in the imaginary part
+        y = _apply_custom("CUSTOM_FORWARD", activation, source.real, source.real)
+        known = source.real if custom.takes_z(activation) else y
+        return y + 1j * _apply_custom("CUSTOM_GRADIENT", activation, known, source.imag)
+    out = np.array(grad, order="C")
+    custom.apply(activation, column, source, out)
+    return out
 
 
 def _shifted(output: Array) -> Array:
@@ -495,18 +531,26 @@ def _sample_shares(sample_weight: Array, n_samples: int, dtype: np.dtype) -> Arr
 def activation_forward(z: Array, activation: int, alpha: float, out: Array) -> None:
     """Apply an activation to every element: a = σ(z).
 
+    Outputs and slopes of GELU below 2⁻⁶⁶ in float32, 2⁻⁵⁰⁰ in float64, are 0, because
+    products with subnormal numbers take long.
+
     Parameters
     ----------
     z : array of shape (n_samples, n_out)
         Pre-activations.
     activation : int
-        Code of σ, from :data:`fastmlp.kernels.catalogue.ACTIVATIONS`.
+        Code of σ, from :data:`fastmlp.kernels.catalogue.ACTIVATIONS`, or from
+        :mod:`fastmlp.kernels.custom`. Those of ``OUTPUT_ACTIVATIONS`` are for this kernel,
+        for :func:`activation_backward` and for the last layer of a network.
     alpha : float
         Parameter of σ; ignored by those that have none.
     out : array of shape (n_samples, n_out)
         Receives a. May be `z` itself.
     """
-    out[...] = ACTIVATION_VALUES[activation](z, z.dtype.type(alpha))
+    if custom.is_custom(activation):
+        out[...] = _apply_custom("CUSTOM_FORWARD", activation, z, z)
+    else:
+        out[...] = ACTIVATION_VALUES[activation](z, z.dtype.type(alpha))
 
 
 def activation_backward(
@@ -530,7 +574,17 @@ def activation_backward(
     out : array of shape (n_samples, n_out)
         Receives ∂L/∂z. May be `grad` itself.
     """
-    out[...] = ACTIVATION_GRADIENTS[activation](y_or_z, grad, y_or_z.dtype.type(alpha))
+    if custom.is_custom(activation):
+        out[...] = _apply_custom("CUSTOM_GRADIENT", activation, y_or_z, grad)
+    else:
+        out[...] = ACTIVATION_GRADIENTS[activation](y_or_z, grad, y_or_z.dtype.type(alpha))
+
+
+def _curvature(y: Array, grad: Array, activation: int, alpha: float) -> Array:
+    """Return grad ⊙ σ''."""
+    if custom.is_custom(activation):
+        return _apply_custom("CUSTOM_CURVATURE", activation, y, grad)
+    return ACTIVATION_CURVATURES[activation](y, grad, y.dtype.type(alpha))
 
 
 def softmax_forward(z: Array, out: Array) -> None:
@@ -1291,7 +1345,7 @@ def _activations(
     """Return x and the output of every layer, and what each layer's σ' takes, y or z."""
     passed = layer_outputs(layers, settings, parameters, x, sample_weight)
     known = [
-        y if ACTIVATIONS[activation].from_output else z
+        z if custom.takes_z(activation) else y
         for (z, y), activation in zip(passed, layers[:, CODES["ACTIVATION"]], strict=True)
     ]
     return [x, *(y for _, y in passed)], known
@@ -1632,10 +1686,10 @@ def network_fair_difference_gradient(
     def risk_where(layer: int, unit: int, moved: Array) -> float:
         """Return the mean loss where a unit's pre-activation is another."""
         _, _, activation = views[layer]
-        a = np.empty_like(moved)
-        activation_forward(moved, activation, alphas[layer], a)
-        output = outputs[layer + 1].copy()
-        change, output[:, unit] = a - output[:, unit], a
+        output = z[layer].copy()
+        output[:, unit] = moved
+        activation_forward(output, activation, alphas[layer], output)
+        change = output[:, unit] - outputs[layer + 1][:, unit]
         for above in range(layer + 1, len(views)):
             weight, bias, activation = views[above]
             if above == layer + 1:
@@ -2298,10 +2352,10 @@ def network_hessian_product(
     grad_rate = np.where(share == 0, 0, share * curved)
     products = list(_layer_views(layers, out))
     for index in reversed(range(len(layers))):
-        curvature, alpha = ACTIVATION_CURVATURES[activations[index]], alphas[index]
+        activation, alpha = activations[index], alphas[index]
         delta_rate = np.empty_like(grad_rate)
-        activation_backward(known[index], grad_rate, activations[index], alpha, delta_rate)
-        delta_rate += curvature(known[index], grad, x.dtype.type(alpha)) * z_rates[index]
+        activation_backward(known[index], grad_rate, activation, alpha, delta_rate)
+        delta_rate += _curvature(known[index], grad, activation, alpha) * z_rates[index]
         weight_product, bias_product, _ = products[index]
         weight_product[...] = outputs[index].T @ delta_rate + rates[index].T @ deltas[index]
         bias_product[...] = delta_rate.sum(axis=0)

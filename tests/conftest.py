@@ -281,6 +281,10 @@ def _used(layers: np.ndarray, n_elements: int) -> np.ndarray:
     return mask
 
 
+#: Kinks of each activation by its code.
+KINKS = {row.code: row.kinks for row in ACTIVATIONS}
+
+
 def _distance_to_kinks(problem: Problem) -> float:
     """Return how near to a kink of its activation a pre-activation z comes."""
     a, smallest = problem.x, np.inf
@@ -288,7 +292,7 @@ def _distance_to_kinks(problem: Problem) -> float:
     alphas = problem.settings[:, CODES["ALPHA"]]
     for (weight, bias, activation), alpha in zip(views, alphas, strict=True):
         z = a @ weight + bias
-        for kink in ACTIVATIONS[activation].kinks:
+        for kink in KINKS.get(activation, ()):
             smallest = np.abs(z - kink).min(initial=smallest)
         a = np.empty_like(z)
         reference.activation_forward(z, activation, alpha, a)

@@ -340,9 +340,9 @@ def test_wrong_options_of_fit_are_refused(net, options, error, message):
         ),
         (lambda: fm.MLP.from_sizes(10), TypeError, "sizes must be a list of integers, got 10"),
         (
-            lambda: fm.MLP.from_sizes([3, 2], output_activation="softmax"),
+            lambda: fm.MLP.from_sizes([3, 2], output_activation="sofmax"),
             ValueError,
-            "output_activation must be one of .*, got 'softmax'",
+            "output_activation must be one of .*, got 'sofmax' .nearest: 'softmax'",
         ),
         (lambda: fm.MLP.from_sizes([3]), ValueError, r"sizes must have .*, got \[3\]"),
         (lambda: fm.MLP.from_sizes([3, 2], dtype="float16"), ValueError, "dtype must be 'float32'"),
