@@ -6,6 +6,8 @@ kernels; whatever is not plain comes back as None, and takes the way through all
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import kernels, losses
@@ -55,7 +57,8 @@ class Quick:
         )
         self._n_out = int(layout.table[-1, kernels.catalogue.CODES["N_OUT"]])
         self._objectives: dict[str, Any] = {}
-        self._rule: tuple[Optimizer | None, int, int, Any] = None, 0, 0, None
+        self._rule: tuple[Callable[[], Optimizer | None], int, int, list[Any]]
+        self._rule = (lambda: None), 0, 0, []
 
     def remember(self, loss: Loss) -> None:
         """Take a loss that fits the network, if targets of its kind can be taken unchecked.
@@ -81,8 +84,8 @@ class Quick:
         optimizer : Optimizer
             It has this network.
         """
-        if self._rule[0] is not optimizer:
-            self._rule = optimizer, -1, 0, None  # prepared when it is called
+        if self._rule[0]() is not optimizer:
+            self._keep(optimizer, -1, [])  # prepared when it is called
 
     def forward(self, x: Any, out: Any = None) -> Array | None:
         """Return the outputs.
@@ -153,7 +156,8 @@ class Quick:
         objective = self._objectives.get(loss) if type(loss) is str else None
         if objective is None:
             return None
-        owner, changes, first, rule = self._rule
+        reference, changes, first, kept = self._rule
+        owner = reference()
         if owner is None or owner is not optimizer:
             return None
         limit = serial_work() / GRADIENT_WORK
@@ -161,15 +165,20 @@ class Quick:
         if not 0 <= index < STEPS_AHEAD or changes != owner.changes:
             if not self._caller.takes(x, y, objective, limit) or not owner.has_constants:
                 return None
-            index, rule = 0, self._prepare(owner)
-        value = self._caller.train_step(x, y, objective, rule, index, limit)
+            index, kept = 0, self._prepare(owner)
+        value = self._caller.train_step(x, y, objective, kept[0], index, limit)
         if value is not None:
             owner.advance(1)
         return value
 
-    def _prepare(self, optimizer: Optimizer) -> Any:
-        """Return the rule of the steps to come."""
+    def _prepare(self, optimizer: Optimizer) -> list[Any]:
+        """Return a list with the rule of the steps to come."""
         steps = optimizer.prepare(self._parameters, STEPS_AHEAD)
         rule = self._module.Rule(steps.row.code, steps.state, steps.coefficients)
-        self._rule = optimizer, optimizer.changes, optimizer.step_count, rule
-        return rule
+        return self._keep(optimizer, optimizer.changes, [rule])
+
+    def _keep(self, optimizer: Optimizer, changes: int, kept: list[Any]) -> list[Any]:
+        """Remember a rule, with the optimizer's state in it, as long as there is the optimizer."""
+        reference = weakref.ref(optimizer, lambda _: kept.clear())
+        self._rule = reference, changes, optimizer.step_count, kept
+        return kept

@@ -181,8 +181,7 @@ def _run_epoch(plan: _Plan, epoch: int, pace: Pace) -> tuple[float, int]:
         visits = order[steps.start * size : steps.stop * size]
         network = plan.net.training_arguments(plan.noise + epoch * len(losses) + steps.start)
         _run_steps(plan.net, network, data, visits, size, plan.loss, plan.optimizer, losses[steps])
-    weights = data.sample_weight[order] if len(data.sample_weight) else np.ones(len(order))
-    return _mean_over_samples(losses, weights, size), len(losses)
+    return _mean_over_samples(losses, data.sample_weight, order, size), len(losses)
 
 
 def _run_steps(
@@ -240,11 +239,19 @@ def step(  # numpydoc ignore=PR01,RT01
 
 
 def _mean_over_samples(
-    losses: NDArray[np.float64], weights: NDArray[np.floating], batch_size: int
+    losses: NDArray[np.float64],
+    sample_weight: NDArray[np.floating],
+    order: NDArray[np.int64],
+    batch_size: int,
 ) -> float:
     """Return the mean of batch losses, each counted by the weights of its samples."""
-    starts = np.arange(0, len(weights), batch_size)
-    return float(np.average(losses, weights=np.add.reduceat(weights, starts, dtype=np.float64)))
+    if len(sample_weight):
+        starts = np.arange(0, len(order), batch_size)
+        counts = np.add.reduceat(sample_weight[order], starts, dtype=np.float64)
+    else:
+        counts = np.full(len(losses), batch_size, np.float64)
+        counts[-1] = len(order) - batch_size * (len(losses) - 1)
+    return float(losses @ counts / counts.sum())
 
 
 def _evaluate(plan: _Plan) -> dict[str, float]:

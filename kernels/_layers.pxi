@@ -515,7 +515,7 @@ cdef inline void backward_rows(
     )
     for row in range(delta.rows):
         for r in range(on.rows if on.n < on.rows else 0):
-            grad[r] = 0
+            grad[r] = 0  # σ' leaves it out, but must find a number
         for group in range(ceil_divide(on.n, width)):
             listed = min(width, on.n - group * width)
             dot_rows(

@@ -1,6 +1,7 @@
 // One sample or a few: sweeps over the rows of a weight, each of which is read once.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -229,14 +230,17 @@ static inline void sweep_outer(const Samples<T>& samples, Rows rows, std::ptrdif
                                T* weight, std::ptrdiff_t weight_row, Rule rule) {
     using Vector = typename Pack<T>::type;
     constexpr std::ptrdiff_t width = vector_width<T>();
-    constexpr int several = 4;
+    constexpr int several = 4, ahead = 2;  // rows: what is changed is better asked for as such
     for (std::ptrdiff_t i = 0; i < rows.n; ++i) {
         const std::ptrdiff_t r = rows.list[i];
         T* theta = weight + r * weight_row;
+        const T* later = weight + rows.list[std::min(i + ahead, rows.n - 1)] * weight_row;
         Vector sums[several], sum[1];
         T rest[1];
         std::ptrdiff_t j = 0;
         for (; j + several * width <= columns; j += several * width) {
+#pragma GCC unroll 4
+            for (int v = 0; v < several; ++v) __builtin_prefetch(later + j + v * width, 1);
             outer_sums<ONE>(samples, r, j, sums);
 #pragma GCC unroll 4
             for (int v = 0; v < several; ++v) {

@@ -61,6 +61,14 @@ def test_kernel_with_activations(compare_factors, make_problem, dtype, name, n_s
     compare_factors(problem)
 
 
+@pytest.mark.parametrize("name", ["relu", "relu6", "tanh"])
+@pytest.mark.parametrize("n_samples", [1, 2, 4])
+def test_kernel_where_units_are_off(compare_factors, make_problem, dtype, name, n_samples):
+    problem = make_problem(dtype, (5, 150, 70, 3), (name, name, "identity"), n_samples=n_samples)
+    deltas = compare_factors(problem)["deltas"]
+    assert name == "tanh" or 0.1 < (deltas == 0).mean() < 0.9
+
+
 @pytest.mark.parametrize("n_threads", [2, 3, 7])
 def test_kernel_on_threads(compare_factors, make_problem, dtype, n_threads):
     problem = make_problem(dtype, (9, 100, 16, 2), ("relu", "tanh", "identity"), n_samples=97)

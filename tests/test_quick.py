@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -343,3 +344,49 @@ def test_zeros_of_the_input_leave_their_weights():
         net.train_step(x, 1, optimizer=optimizer)
     np.testing.assert_array_equal(net.weights[0][:, 1], before[:, 1])
     assert (net.weights[0][:, 0] != before[:, 0]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(1030, 530, 17), (530, 1030), (530, 1040), (1030, 1040, 17)])
+def test_large_weights_are_swept_to_the_same_bits(dtype, sizes):
+    """Whole rows at a time, or tiles: each output is the same chain of sums."""
+    net, X = make_net(dtype, "relu", sizes), samples(dtype, 12, sizes[0])
+    net.biases[0][...] = X[0, 0]
+    expected = net(X)  # by tiles
+    for n in (1, 2, 3):
+        np.testing.assert_array_equal(net(X[:n]), expected[:n])
+    z = X.astype(np.float64)
+    for weight, bias in zip(net.weights, net.biases, strict=True):
+        z = np.maximum(z, 0) if weight is not net.weights[0] else z
+        z = z @ weight.T.astype(np.float64) + bias
+    np.testing.assert_allclose(expected, z, rtol=0, atol=1e-4 * np.abs(z).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["sgd", "decay", "adam"])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "tanh"])
+def test_steps_where_units_are_off(dtype, name, activation):
+    X = samples(dtype, 6)
+    X[::2, 1] = 0
+    nets = [make_net(dtype, activation, (5, 150, 70, 3)) for _ in range(2)]
+    optimizers = OPTIMIZERS[name](), OPTIMIZERS[name]()
+    for x in X:
+        value = nets[0].train_step(x, 1, optimizer=optimizers[0])
+        with fm.use_backend("numpy"):
+            expected = nets[1].train_step(x, 1, optimizer=optimizers[1])
+        assert value == pytest.approx(expected, rel=1e-3 if name == "adam" else 1e-4)
+    difference = nets[0].get_parameters() - nets[1].get_parameters()
+    assert np.abs(difference).max() < (1e-3 if dtype == "float32" else 1e-7)
+
+
+def test_a_network_does_not_keep_an_optimizer():
+    net, x = make_net(), samples()[0]
+    optimizer = fm.Adam()
+    for _ in range(3):
+        net.train_step(x, 1, optimizer=optimizer)
+    state = weakref.ref(optimizer.prepare(net.parameters, 1).state.base)
+    gone = weakref.ref(optimizer)
+    del optimizer
+    assert gone() is None
+    assert state() is None
+    assert np.isfinite(net.train_step(x, 1, optimizer=fm.Adam()))

@@ -451,12 +451,15 @@ def test_pieces_cover_the_range_and_grow_to_the_time_of_a_call(monkeypatch):
 
 
 def test_an_epoch_s_mean_counts_batches_by_the_weights_of_their_samples():
-    losses = np.array([1.0, 1.0, 4.0])
-    assert training._mean_over_samples(losses, np.ones(65), 32) == pytest.approx((64 + 4) / 65)
-    assert training._mean_over_samples(losses[:1], np.ones(5), 32) == 1
-    assert training._mean_over_samples(losses, np.array([0.5, 2, 0, 0, 3]), 2) == pytest.approx(
-        (2.5 + 12) / 5.5
-    )
+    def mean(losses, sample_weight, n, size):
+        return training._mean_over_samples(losses, sample_weight, np.arange(n)[::-1], size)
+
+    losses, equal = np.array([1.0, 1.0, 4.0]), np.empty(0)
+    assert mean(losses, equal, 65, 32) == pytest.approx((64 + 4) / 65)
+    assert mean(losses, np.ones(65), 65, 32) == pytest.approx((64 + 4) / 65)
+    assert mean(losses[:1], equal, 5, 32) == 1
+    weights = np.array([3, 0, 0, 2, 0.5])  # visited from the end
+    assert mean(losses, weights, 5, 2) == pytest.approx((2.5 + 12) / 5.5)
 
 
 def test_fit_does_not_change_its_input():
