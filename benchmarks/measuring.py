@@ -102,10 +102,6 @@ class Options:
         """How long a timing takes at least."""
         return 0.0015 if self.quick else 0.006
 
-    def names(self, *wanted: str) -> list[str]:
-        """Return the competitors that are to be measured, of these."""
-        return [name for name in wanted if self.peers or not COMPETITORS[name].peer]
-
 
 class Job(Protocol):
     """Something that can be timed."""
@@ -137,7 +133,9 @@ class Case:
     unit : int
         Steps come in multiples of this.
     rounds : int, optional
-        Rounds, if not those of the options; then each is one step.
+        Rounds, if not those of the options.
+    long : bool
+        Whether a round is one unit of steps, however short it is wanted.
     notes : dict
         More about the case, for tables and plots.
     pause : float
@@ -154,6 +152,7 @@ class Case:
     work: Work | None = None
     unit: int = 1
     rounds: int | None = None
+    long: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
     pause: float = 0.0
     own: bool = True
@@ -200,14 +199,20 @@ def spread(seconds: list[float]) -> float:
     return (high - low) / middle
 
 
-def agree(results: Iterable[np.ndarray], expected: Iterable[np.ndarray], who: str) -> None:
+def agree(
+    results: Iterable[np.ndarray],
+    expected: Iterable[np.ndarray],
+    who: str,
+    tolerance: float | None = None,
+) -> None:
     """Raise if arrays differ by more than rounding does after some steps."""
     for result, reference in zip(results, expected, strict=True):
         if result.shape != reference.shape:
             raise AssertionError(f"{who} has shape {result.shape}, expected {reference.shape}")
         difference = np.abs(result - reference).max(initial=0)
         largest = np.abs(reference).max(initial=0)
-        if not difference <= TOLERANCE[str(reference.dtype)] * max(largest, 1e-30):
+        share = tolerance or TOLERANCE[str(reference.dtype)]
+        if not difference <= share * max(largest, 1e-30):
             raise AssertionError(f"{who} is off by {difference:.2g} of {largest:.2g}")
 
 
@@ -267,6 +272,9 @@ class Process:
         Cores that it may use.
     """
 
+    #: Of its results, where it is not that of :data:`TOLERANCE`.
+    tolerance: float | None = None
+
     def __init__(self, name: str, problem: Problem, n_threads: int) -> None:
         self.name, self.problem, self.ready = name, problem, False
         # Some machines pin OpenBLAS to an older processor.
@@ -313,7 +321,7 @@ class Process:
             kind = AssertionError if self.name in OWN else Skipped
             raise kind(f"{self.name}: {answer['failed']}")
         result = _centred(np.array(answer["result"], self.problem.dtype), self.problem)
-        agree([result], [_expected(self.problem)], self.name)
+        agree([result], [_expected(self.problem)], self.name, self.tolerance)
         self.ready = True
         return answer["notes"]
 
@@ -348,7 +356,9 @@ def _expected(problem: Problem) -> np.ndarray:
         return _centred(job.predict(np.atleast_2d(problem.batches()[0][0])), problem)
 
 
-def contest(problem: Problem, n_threads: int, names: Iterable[str], **notes: Any) -> list[Case]:
+def contest(
+    options: Options, problem: Problem, n_threads: int, names: Iterable[str], **notes: Any
+) -> list[Case]:
     """Return the cases of competitors at one problem, each in a process of its own."""
     threads = f"{n_threads} thread{'s' * (n_threads > 1)}"
     return [
@@ -359,11 +369,13 @@ def contest(problem: Problem, n_threads: int, names: Iterable[str], **notes: Any
             problem.work(n_threads),
             unit=problem.unit,
             notes={"problem": str(problem), "batch_size": problem.batch_size} | notes,
+            rounds=options.rounds // 3 if options.quick else options.rounds * 2 // 3,
             pause=SECONDS_BETWEEN * (n_threads > 1),
             own=name in OWN,
             rival=name != "fastmlp",
         )
         for name in names
+        if options.peers or not COMPETITORS[name].peer
     ]
 
 
@@ -416,7 +428,7 @@ def measure(
 
 def _steps(case: Case, job: Job, options: Options) -> int:
     """Return how many steps of a case fill a round."""
-    if case.rounds is not None:
+    if case.long:
         return case.unit
     seconds = min(job.run(case.unit) for _ in range(3)) / case.unit
     return case.unit * max(1, round(options.seconds / seconds / case.unit))
