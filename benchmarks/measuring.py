@@ -94,8 +94,8 @@ class Options:
 
     @property
     def rounds(self) -> int:
-        """How often each case is timed."""
-        return 31
+        """How often each case is timed; a few lines by themselves more often, for as long."""
+        return 124 if self.lines else 31
 
     @property
     def seconds(self) -> float:
@@ -109,8 +109,8 @@ class Job(Protocol):
     def prepare(self) -> Mapping[str, Any]:
         """Check its results, warm up, and return what there is to know about it."""
 
-    def run(self, n_steps: int) -> float:
-        """Return the seconds of so many steps."""
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
+        """Return the seconds of so many steps, after some to warm up."""
 
     def close(self) -> Mapping[str, Any]:
         """End it and return what there is to know afterwards."""
@@ -245,10 +245,12 @@ class Call:
         self.check()
         return {}
 
-    def run(self, n_steps: int) -> float:
-        """Return the seconds of so many steps."""
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
+        """Return the seconds of so many steps, after some to warm up."""
         fm.set_num_threads(self.n_threads)
         call, n_calls = self.call, n_steps // self.step
+        for _ in range(warm_up // self.step):
+            call()
         began = perf_counter()
         for _ in range(n_calls):
             call()
@@ -325,9 +327,9 @@ class Process:
         self.ready = True
         return answer["notes"]
 
-    def run(self, n_steps: int) -> float:
-        """Return the seconds of so many steps."""
-        return self.ask("run", n_steps)
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
+        """Return the seconds of so many steps, after some to warm up."""
+        return self.ask("run", [n_steps, warm_up])
 
     def close(self) -> dict[str, Any]:
         """End the process and return how much memory it took, after its imports."""
@@ -440,6 +442,6 @@ def _time(case: Case, job: Job, n_steps: int, ceilings: Ceilings, to: Measuremen
         to.floors.append(ceilings.seconds(case.work))
     to.yardsticks.append(2e9 / ceilings.rate("fma", "float32", 1))
     sleep(case.pause)
-    if n_steps > case.unit:
-        job.run(case.unit)  # caches and clock come back from what ran before
-    to.seconds.append(job.run(n_steps) / n_steps)
+    # Caches and clock come back from what ran before.
+    warm_up = case.unit if n_steps > case.unit else 0
+    to.seconds.append(job.run(n_steps, warm_up) / n_steps)

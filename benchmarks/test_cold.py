@@ -40,7 +40,7 @@ class Import:
         self.run(1)
         return {}
 
-    def run(self, n_steps: int) -> float:
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
         """Return the seconds."""
         command = [sys.executable, "-P", "-c", self.code]
         result = subprocess.run(command, capture_output=True, text=True)
@@ -64,7 +64,7 @@ class FirstStep:
         self.run(1)
         return {}
 
-    def run(self, n_steps: int) -> float:
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
         """Return the seconds."""
         process = Process(self.name, PROBLEM, 1)
         try:
@@ -85,7 +85,7 @@ def cold_case(line: str, name: str, open_job: Callable[[], Job], rounds: int) ->
 
 def cases(options: Options) -> Iterator[Case]:
     """Return a line for the imports and one for the first steps."""
-    rounds = 2 if options.quick else 5
+    rounds = 2 if options.quick else 3
     slow = {"fastmlp numba", "PyTorch compiled"} if options.quick else set()
     names = [name for name in TRAINERS if options.peers or not COMPETITORS[name].peer]
     names = [name for name in names if name not in slow] if options.timed else names[:1]

@@ -24,7 +24,7 @@ class Reach(Process):
     #: makes as large as all others.
     tolerance = 0.02
 
-    def run(self, n_steps: int) -> float:
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
         """Return the seconds of a training."""
         self.reached = self.ask("reach", TARGET)
         if self.reached["loss"] > TARGET:
