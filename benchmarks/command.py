@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastmlp._validation import check_integer
 from fastmlp.kernels import load_backend
 from fastmlp.text import aligned_table
 
@@ -60,6 +61,8 @@ def run(options: argparse.Namespace) -> int:
     unknown = sorted(set(options.groups) - set(GROUPS))
     if unknown:
         raise ValueError(f"GROUP must be one of {', '.join(GROUPS)}, got {', '.join(unknown)}")
+    if options.threads is not None:
+        check_integer("threads", options.threads, minimum=1)
     load_backend("cython")
     before = results.read(options.compare) if options.compare else None
     groups = [name for name in GROUPS if name in (options.groups or GROUPS)]

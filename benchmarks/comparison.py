@@ -1,13 +1,14 @@
 """Which cases became slower between two runs, on a machine whose speed wanders.
 
 Each round of a case stands beside a yardstick, multiply-adds in registers. A case's cost is the
-lower quartile of their quotients: the clock's changes cancel, and disturbances lie above.
+lowest decile of their quotients: the clock's changes cancel, and disturbances lie above.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import quantiles
+
+import numpy as np
 
 from .results import Results, Row
 
@@ -70,13 +71,13 @@ def cost(row: Row) -> tuple[float, float]:
     Returns
     -------
     lower : float
-        The lower quartile of the rounds.
+        The lowest decile of the rounds.
     spread : float
-        From there to the median, as a share.
+        From there to the lower quartile, as a share.
     """
     pairs = zip(row.seconds, row.extra["yardsticks"], strict=True)
-    lower, middle, _ = quantiles([s / y for s, y in pairs], n=4, method="inclusive")
-    return lower, middle / lower - 1
+    lower, quartile = np.quantile([s / y for s, y in pairs], [0.1, 0.25])
+    return float(lower), float(quartile / lower - 1)
 
 
 def slower(before: Results, after: Results) -> list[Slower]:

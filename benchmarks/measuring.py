@@ -94,17 +94,13 @@ class Options:
 
     @property
     def rounds(self) -> int:
-        """How often each case is timed."""
-        return 31
+        """How often each case is timed; a few lines by themselves more often, for as long."""
+        return 124 if self.lines else 31
 
     @property
     def seconds(self) -> float:
         """How long a timing takes at least."""
         return 0.0015 if self.quick else 0.006
-
-    def names(self, *wanted: str) -> list[str]:
-        """Return the competitors that are to be measured, of these."""
-        return [name for name in wanted if self.peers or not COMPETITORS[name].peer]
 
 
 class Job(Protocol):
@@ -113,8 +109,8 @@ class Job(Protocol):
     def prepare(self) -> Mapping[str, Any]:
         """Check its results, warm up, and return what there is to know about it."""
 
-    def run(self, n_steps: int) -> float:
-        """Return the seconds of so many steps."""
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
+        """Return the seconds of so many steps, after some to warm up."""
 
     def close(self) -> Mapping[str, Any]:
         """End it and return what there is to know afterwards."""
@@ -137,7 +133,9 @@ class Case:
     unit : int
         Steps come in multiples of this.
     rounds : int, optional
-        Rounds, if not those of the options; then each is one step.
+        Rounds, if not those of the options.
+    long : bool
+        Whether a round is one unit of steps, however short it is wanted.
     notes : dict
         More about the case, for tables and plots.
     pause : float
@@ -154,6 +152,7 @@ class Case:
     work: Work | None = None
     unit: int = 1
     rounds: int | None = None
+    long: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
     pause: float = 0.0
     own: bool = True
@@ -200,14 +199,20 @@ def spread(seconds: list[float]) -> float:
     return (high - low) / middle
 
 
-def agree(results: Iterable[np.ndarray], expected: Iterable[np.ndarray], who: str) -> None:
+def agree(
+    results: Iterable[np.ndarray],
+    expected: Iterable[np.ndarray],
+    who: str,
+    tolerance: float | None = None,
+) -> None:
     """Raise if arrays differ by more than rounding does after some steps."""
     for result, reference in zip(results, expected, strict=True):
         if result.shape != reference.shape:
             raise AssertionError(f"{who} has shape {result.shape}, expected {reference.shape}")
         difference = np.abs(result - reference).max(initial=0)
         largest = np.abs(reference).max(initial=0)
-        if not difference <= TOLERANCE[str(reference.dtype)] * max(largest, 1e-30):
+        share = tolerance or TOLERANCE[str(reference.dtype)]
+        if not difference <= share * max(largest, 1e-30):
             raise AssertionError(f"{who} is off by {difference:.2g} of {largest:.2g}")
 
 
@@ -240,10 +245,12 @@ class Call:
         self.check()
         return {}
 
-    def run(self, n_steps: int) -> float:
-        """Return the seconds of so many steps."""
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
+        """Return the seconds of so many steps, after some to warm up."""
         fm.set_num_threads(self.n_threads)
         call, n_calls = self.call, n_steps // self.step
+        for _ in range(warm_up // self.step):
+            call()
         began = perf_counter()
         for _ in range(n_calls):
             call()
@@ -266,6 +273,9 @@ class Process:
     n_threads : int
         Cores that it may use.
     """
+
+    #: Of its results, where it is not that of :data:`TOLERANCE`.
+    tolerance: float | None = None
 
     def __init__(self, name: str, problem: Problem, n_threads: int) -> None:
         self.name, self.problem, self.ready = name, problem, False
@@ -313,13 +323,13 @@ class Process:
             kind = AssertionError if self.name in OWN else Skipped
             raise kind(f"{self.name}: {answer['failed']}")
         result = _centred(np.array(answer["result"], self.problem.dtype), self.problem)
-        agree([result], [_expected(self.problem)], self.name)
+        agree([result], [_expected(self.problem)], self.name, self.tolerance)
         self.ready = True
         return answer["notes"]
 
-    def run(self, n_steps: int) -> float:
-        """Return the seconds of so many steps."""
-        return self.ask("run", n_steps)
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
+        """Return the seconds of so many steps, after some to warm up."""
+        return self.ask("run", [n_steps, warm_up])
 
     def close(self) -> dict[str, Any]:
         """End the process and return how much memory it took, after its imports."""
@@ -348,7 +358,9 @@ def _expected(problem: Problem) -> np.ndarray:
         return _centred(job.predict(np.atleast_2d(problem.batches()[0][0])), problem)
 
 
-def contest(problem: Problem, n_threads: int, names: Iterable[str], **notes: Any) -> list[Case]:
+def contest(
+    options: Options, problem: Problem, n_threads: int, names: Iterable[str], **notes: Any
+) -> list[Case]:
     """Return the cases of competitors at one problem, each in a process of its own."""
     threads = f"{n_threads} thread{'s' * (n_threads > 1)}"
     return [
@@ -359,11 +371,13 @@ def contest(problem: Problem, n_threads: int, names: Iterable[str], **notes: Any
             problem.work(n_threads),
             unit=problem.unit,
             notes={"problem": str(problem), "batch_size": problem.batch_size} | notes,
+            rounds=options.rounds // 3 if options.quick else options.rounds * 2 // 3,
             pause=SECONDS_BETWEEN * (n_threads > 1),
             own=name in OWN,
             rival=name != "fastmlp",
         )
         for name in names
+        if options.peers or not COMPETITORS[name].peer
     ]
 
 
@@ -416,7 +430,7 @@ def measure(
 
 def _steps(case: Case, job: Job, options: Options) -> int:
     """Return how many steps of a case fill a round."""
-    if case.rounds is not None:
+    if case.long:
         return case.unit
     seconds = min(job.run(case.unit) for _ in range(3)) / case.unit
     return case.unit * max(1, round(options.seconds / seconds / case.unit))
@@ -428,6 +442,6 @@ def _time(case: Case, job: Job, n_steps: int, ceilings: Ceilings, to: Measuremen
         to.floors.append(ceilings.seconds(case.work))
     to.yardsticks.append(2e9 / ceilings.rate("fma", "float32", 1))
     sleep(case.pause)
-    if n_steps > case.unit:
-        job.run(case.unit)  # caches and clock come back from what ran before
-    to.seconds.append(job.run(n_steps) / n_steps)
+    # Caches and clock come back from what ran before.
+    warm_up = case.unit if n_steps > case.unit else 0
+    to.seconds.append(job.run(n_steps, warm_up) / n_steps)

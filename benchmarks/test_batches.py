@@ -24,7 +24,7 @@ def cases(options: Options) -> Iterator[Case]:
                 continue
             problem = Problem(sizes, n, job, n_batches=1 if job == "forward" else 4)
             sweep = f"{'-'.join(map(str, sizes))}, {job}"
-            yield from contest(problem, 1, options.names(*COMPETITORS, *others), sweep=sweep)
+            yield from contest(options, problem, 1, (*COMPETITORS, *others), sweep=sweep)
 
 
 def test_batch_size(case: Case, bench: Callable[[Case], None]) -> None:

@@ -40,7 +40,7 @@ class Import:
         self.run(1)
         return {}
 
-    def run(self, n_steps: int) -> float:
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
         """Return the seconds."""
         command = [sys.executable, "-P", "-c", self.code]
         result = subprocess.run(command, capture_output=True, text=True)
@@ -64,7 +64,7 @@ class FirstStep:
         self.run(1)
         return {}
 
-    def run(self, n_steps: int) -> float:
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
         """Return the seconds."""
         process = Process(self.name, PROBLEM, 1)
         try:
@@ -80,15 +80,15 @@ class FirstStep:
 def cold_case(line: str, name: str, open_job: Callable[[], Job], rounds: int) -> Case:
     """Return a case of few rounds, each of which takes long."""
     flags = {"own": name in OWN, "rival": name != "fastmlp"}
-    return Case(line, name, open_job, rounds=rounds, **flags)
+    return Case(line, name, open_job, rounds=rounds, long=True, **flags)
 
 
 def cases(options: Options) -> Iterator[Case]:
     """Return a line for the imports and one for the first steps."""
-    rounds = 3 if options.quick else 5
-    names = options.names(*(TRAINERS if options.timed else TRAINERS[:1]))
-    if options.quick:
-        names.remove("fastmlp numba")
+    rounds = 2 if options.quick else 3
+    slow = {"fastmlp numba", "PyTorch compiled"} if options.quick else set()
+    names = [name for name in TRAINERS if options.peers or not COMPETITORS[name].peer]
+    names = [name for name in names if name not in slow] if options.timed else names[:1]
     imports = [name for name in names if name != "PyTorch compiled"]
     for name in imports:
         modules = COMPETITORS[name].modules

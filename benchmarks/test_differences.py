@@ -88,9 +88,9 @@ class Differences(Call):
         super().prepare()
         return {"n_moved": self.n_moved, "extrapolated": self.scale > 1}
 
-    def run(self, n_steps: int) -> float:
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
         """Return the seconds of so many gradients."""
-        return super().run(n_steps) * self.scale
+        return super().run(n_steps, warm_up) * self.scale
 
 
 def cases(options: Options) -> Iterator[Case]:

@@ -25,7 +25,7 @@ def cases(options: Options) -> Iterator[Case]:
     for n, n_threads in product((128,) if options.small else (32, 128, 1024), counts):
         slow = ["PyTorch compiled"] if (n, n_threads) == (1024, 1) else []
         problem = Problem(MNIST, n, "forward", n_batches=1)
-        yield from contest(problem, n_threads, options.names(*RUNNERS, *slow))
+        yield from contest(options, problem, n_threads, (*RUNNERS, *slow))
 
 
 def test_forward(case: Case, bench: Callable[[Case], None]) -> None:

@@ -1,6 +1,8 @@
 """The layer kernels, in each backend."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ TANH, NO_LABELS = CODES["TANH"], np.empty(0, np.int64)
 
 #: Arrays start at distances of some cache lines within a page.
 PAGE_BYTES, SLOT_BYTES = 4096, 320
+N_COPIES = 8
 
 #: Names of the arrays that a kernel writes.
-Kernel = tuple[str, dict[str, Any], tuple[str, ...], Work]
+Description = tuple[str, dict[str, Any], tuple[str, ...], Work]
 
 
 def placed(array: np.ndarray, slot: int) -> np.ndarray:
@@ -33,7 +36,7 @@ def placed(array: np.ndarray, slot: int) -> np.ndarray:
     return copy
 
 
-def kernels_of(dtype: str, n: int, width: int) -> Iterator[Kernel]:
+def kernels_of(dtype: str, n: int, width: int) -> Iterator[Description]:
     """Return each kernel's name, arguments, outputs and work."""
     rng, itemsize = np.random.default_rng(0), np.dtype(dtype).itemsize
 
@@ -92,7 +95,29 @@ def kernels_of(dtype: str, n: int, width: int) -> Iterator[Kernel]:
         yield "optimizer_step", step | {"coefficients": scalars}, ("parameters", "state"), changed
 
 
-def kernel_case(backend: str, kernel: Kernel, line: str) -> Case:
+class Kernel(Call):
+    """A kernel that is timed on several copies of its arguments in turn.
+
+    How fast it is depends on where in physical memory they lie, which is another place in each
+    process; the copies show more places to each run.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., None],
+        arguments: Iterable[dict[str, Any]],
+        check: Callable[[], None],
+    ) -> None:
+        self.calls = cycle([partial(function, **each) for each in arguments])
+        super().__init__(next(self.calls), check)
+
+    def run(self, n_steps: int, warm_up: int = 0) -> float:
+        """Return the seconds of so many steps, after some to warm up."""
+        self.call = next(self.calls)
+        return super().run(n_steps, warm_up)
+
+
+def kernel_case(backend: str, kernel: Description, line: str, rounds: int) -> Case:
     """Return the case of a kernel in a backend."""
     name, arguments, outputs, work = kernel
 
@@ -110,16 +135,18 @@ def kernel_case(backend: str, kernel: Kernel, line: str) -> Case:
         agree(run(backend, copies()), run("numpy", copies()), line)
 
     def open_job() -> Call:
-        function, values = getattr(load_backend(backend), name), copies()
-        return Call(lambda: function(**values), check)
+        function = getattr(load_backend(backend), name)
+        return Kernel(function, [copies() for _ in range(N_COPIES)], check)
 
     flags = {"own": backend != "numpy", "rival": backend != "cython"}
-    return Case(line, backend, open_job, work, notes={"kernel": name}, **flags)
+    return Case(line, backend, open_job, work, rounds=rounds, notes={"kernel": name}, **flags)
 
 
 def cases(options: Options) -> Iterator[Case]:
     """Return a line for each kernel and type, with a case for each backend."""
     n, width = (BATCH_SIZE, WIDTH) if options.timed else (8, 16)
+    # A core may be slow for seconds, where another machine shares it: measure for longer.
+    rounds = options.rounds * (4 if options.quick else 2)
     # Numba takes a second or more to compile each.
     backends = ("cython", "numpy") if options.small else ("cython", "numba", "numpy")
     for dtype in ("float32",) if options.quick else ("float32", "float64"):
@@ -127,7 +154,7 @@ def cases(options: Options) -> Iterator[Case]:
             rule = {CODES["SGD"]: ", SGD", CODES["ADAM"]: ", Adam"}
             suffix = rule.get(kernel[1].get("optimizer"), "")
             line = f"{kernel[0]}{suffix}, {n} × {width} × {width}, {dtype}"
-            yield from (kernel_case(backend, kernel, line) for backend in backends)
+            yield from (kernel_case(backend, kernel, line, rounds) for backend in backends)
 
 
 def test_kernel(case: Case, bench: Callable[[Case], None]) -> None:

@@ -18,8 +18,8 @@ def cases(options: Options) -> Iterator[Case]:
     for sizes, job in jobs:
         others = ("scikit-learn", "ONNX Runtime") if job == "forward" else ()
         slow = ("PyTorch compiled",) if sizes == CONTROL and not options.quick else ()
-        names = options.names(*TRAINERS, *others, *slow)
-        yield from contest(Problem(sizes, job=job, single=True), 1, names)
+        names = (*TRAINERS, *others, *slow)
+        yield from contest(options, Problem(sizes, job=job, single=True), 1, names)
 
 
 def test_single(case: Case, bench: Callable[[Case], None]) -> None:

@@ -8,7 +8,7 @@ from fastmlp.benchmarks.calls import call_case, fit_case
 from fastmlp.benchmarks.measuring import Case, Options
 from fastmlp.benchmarks.problems import MNIST, WIDE, Problem
 
-WIDTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+WIDTHS = (4, 8, 16, 32, 64, 96, 128, 256, 512)
 BATCHES = (1, 8, 32, 128, 1024)
 
 
@@ -21,7 +21,7 @@ def problems(options: Options) -> Iterator[Problem]:
         yield Problem(MNIST, 128, job)
         yield Problem(WIDE, 128, job, n_batches=1 if options.quick else 2)
     yield Problem(MNIST, 1024, "forward", n_batches=1)
-    widths, batches = (WIDTHS[1::3], BATCHES[::2]) if options.quick else (WIDTHS, BATCHES)
+    widths, batches = (WIDTHS[::4], BATCHES[::2]) if options.quick else (WIDTHS, BATCHES)
     for width, batch_size, job in product(widths, batches, ("adam", "forward")):
         n_batches = min(max(1, 2**18 // (width * batch_size)), 64) if job == "adam" else 1
         yield Problem((width, width, width, 10), batch_size, job, n_batches=n_batches)

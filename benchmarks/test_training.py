@@ -31,13 +31,11 @@ def cases(options: Options) -> Iterator[Case]:
             Problem(CURVE, 10_000, activation="tanh", loss="quadratic", n_batches=1),
         ]
     if options.timed:
-        yield from contest(
-            most, 1, options.names(*ALL_TRAINERS[: None if not options.quick else 6])
-        )
+        yield from contest(options, most, 1, TRAINERS if options.quick else ALL_TRAINERS)
     counts = (1,) if options.quick else options.thread_counts
     for problem, n_threads in product([most, *problems], counts):
         if (problem, n_threads) != (most, 1):
-            yield from contest(problem, n_threads, options.names(*TRAINERS))
+            yield from contest(options, problem, n_threads, TRAINERS)
 
 
 def test_training(case: Case, bench: Callable[[Case], None]) -> None:

@@ -79,8 +79,11 @@ class Task:
         first = np.atleast_2d(self.problem.batches()[0][0])
         return np.atleast_2d(self.job.predict(first))
 
-    def run(self, n_steps: int) -> float:
-        """Return the seconds of so many steps."""
+    def run(self, steps: tuple[int, int]) -> float:
+        """Return the seconds of so many steps, after some to warm up."""
+        n_steps, warm_up = steps
+        if warm_up:
+            self.job.run(warm_up)
         began = perf_counter()
         self.job.run(n_steps)
         return perf_counter() - began

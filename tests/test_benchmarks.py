@@ -1,0 +1,351 @@
+"""What is made of measurements: comparisons, tables, losses, reports; and the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import fastmlp as fm
+from fastmlp import cli
+
+pytest.importorskip("pytest_benchmark", reason="the extra bench is not installed")
+pytest.importorskip("matplotlib", reason="the extra bench is not installed")
+pytestmark = pytest.mark.skipif(
+    not fm.kernels.has_compiled_kernels(), reason="benchmarks measure the compiled kernels"
+)
+
+from fastmlp.benchmarks import (  # noqa: E402
+    ceilings,
+    command,
+    comparison,
+    measuring,
+    reasons,
+    report,
+    results,
+)
+from fastmlp.benchmarks.competitors import COMPETITORS  # noqa: E402
+from fastmlp.benchmarks.problems import Problem  # noqa: E402
+
+OPTIONS = measuring.Options(peers=False, quick=True, timed=True, threads=1)
+
+
+def make_row(name, seconds, **extra):
+    """Return a case whose rounds took these seconds beside a constant yardstick."""
+    extra = {
+        "own": True,
+        "rival": False,
+        "spread": 0.1,
+        "yardsticks": [0.01] * len(seconds),
+    } | extra
+    return results.Row(name, tuple(seconds), float(np.median(seconds)), extra)
+
+
+def make_run(**lines):
+    """Return a run of one group from rows by line."""
+    made = (results.Line("kernels", name, tuple(rows)) for name, rows in lines.items())
+    return results.Results({}, "2026-01-01", tuple(made))
+
+
+def noisy(seconds, rng, n_rounds=31):
+    """Return rounds that are disturbed by up to a third, one in four by much more."""
+    disturbed = 1 + 0.02 * rng.random(n_rounds) + 3 * (rng.random(n_rounds) < 0.25)
+    return list(seconds * disturbed)
+
+
+# --- Comparison ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_tenth_slower_is_found_and_noise_is_not(seed):
+    rng = np.random.default_rng(seed)
+    before = make_run(a=[make_row("cython", noisy(1e-3, rng))], b=[make_row("x", noisy(1e-5, rng))])
+    after = make_run(
+        a=[make_row("cython", noisy(1.1e-3, rng))], b=[make_row("x", noisy(1e-5, rng))]
+    )
+    (found,) = comparison.slower(before, after)
+    assert found.key == ("kernels", "a", "cython")
+    assert 0.06 < found.growth < 0.14
+    assert str(found).startswith("kernels: a: cython: +")
+    assert comparison.slower(after, before) == []
+
+
+def test_a_slower_clock_is_not_a_slower_kernel():
+    before = make_run(a=[make_row("cython", [1e-3] * 9)])
+    after = make_run(a=[make_row("cython", [1.5e-3] * 9, yardsticks=[0.015] * 9)])
+    assert comparison.slower(before, after) == []
+
+
+def test_growth_within_the_spread_is_noise():
+    wide = np.linspace(1e-3, 1.8e-3, 9)
+    before, after = make_run(a=[make_row("x", wide)]), make_run(a=[make_row("x", 1.08 * wide)])
+    assert comparison.slower(before, after) == []
+
+
+def test_only_cases_of_fastmlp_in_both_runs_are_compared():
+    rows = [make_row("fastmlp", [1.0] * 9), make_row("PyTorch", [1.0] * 9, own=False)]
+    slow = [make_row("fastmlp", [1.0] * 9), make_row("PyTorch", [2.0] * 9, own=False)]
+    assert comparison.slower(make_run(a=rows), make_run(a=slow, new=slow)) == []
+
+
+def test_what_is_not_slower_again_is_no_longer_suspected():
+    quick, slow = [make_row("x", [1.0] * 9)], [make_row("x", [1.2] * 9)]
+    suspects = comparison.slower(make_run(a=quick, b=quick), make_run(a=slow, b=slow))
+    assert [each.line for each in suspects] == ["a", "b"]
+    again = comparison.still_slower(suspects, make_run(a=quick, b=slow))
+    assert [each.line for each in again] == ["b"]
+
+
+# --- Lines --------------------------------------------------------------------------------
+
+
+def test_losses_are_lines_on_which_a_rival_is_faster(monkeypatch):
+    monkeypatch.setattr(results, "REASONS", {"^kernels: a: numba": "known"})
+    first = make_row("cython", [2e-3] * 3)
+    rivals = [
+        make_row("numba", [1e-3] * 3, rival=True),
+        make_row("numpy", [1.5e-3] * 3, rival=True),
+    ]
+    sibling = make_row("wider", [1e-3] * 3)
+    run = make_run(a=[first, *rivals], b=[first, rivals[1]], c=[first, sibling])
+    found = results.behind(run)
+    assert [(each.line.name, each.faster.name, each.reason) for each in found] == [
+        ("a", "numba", "known"),
+        ("b", "numpy", "no reason is known"),
+    ]
+    assert found[0].ratio == 2
+
+
+def test_reasons_are_patterns_with_sentences():
+    for pattern, reason in reasons.REASONS.items():
+        re.compile(pattern)
+        assert reason
+
+
+def test_a_table_has_medians_ratios_and_shares():
+    share = {"share_of_ceiling": 0.905, "bound": "FMA"}
+    line = results.Line("g", "l", (make_row("a", [2e-3] * 3, **share), make_row("b", [5e-6] * 3)))
+    assert results.table(line) == [
+        ["a", "2 ms", "10 %", "1.00", "90 % FMA"],
+        ["b", "5 µs", "10 %", "0.00", ""],
+    ]
+
+
+def test_another_file_is_refused(tmp_path):
+    for text in ("", "[]", '{"benchmarks": [{"group": "g"}]}'):
+        path = tmp_path / "other.json"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"other.json is not a file of fastmlp bench --json"):
+            results.read(path)
+
+
+# --- Measuring ----------------------------------------------------------------------------
+
+
+def test_ceilings_bound_a_step_by_arithmetic_or_memory():
+    rates = {("fma", "float32", 2): 1e9, ("memory", 2**20, True, 2): 1e8}
+    work = ceilings.Work(3e6, read=1e5, written=1e5, footprint=1.1e6, n_threads=2)
+    assert ceilings.Ceilings(rates).seconds(work) == {"FMA": 3e-3, "memory": 2e-3}
+
+
+@pytest.mark.parametrize(("write", "passes"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_streams_move_what_they_say_and_change_nothing(write, passes, n_threads):
+    data = np.arange(10_000, dtype=np.float32)
+    module = fm.kernels.load_backend("cython")
+    moved = module.stream_memory(data, write, 5, n_threads)
+    np.testing.assert_array_equal(data, np.arange(10_000))
+    whole = 4.0 * passes * 5 * len(data)
+    assert whole * (1 - n_threads * 128 / len(data)) <= moved <= whole
+    assert module.stream_memory(data[:3], write, 5, n_threads) == 0
+
+
+def test_cases_are_timed_in_turn():
+    calls = []
+
+    class Job:
+        def __init__(self, name):
+            self.name = name
+
+        def prepare(self):
+            return {"prepared": self.name}
+
+        def run(self, n_steps, warm_up=0):
+            calls.append(self.name)
+            return 1e-3 * n_steps
+
+        def close(self):
+            return {"closed": True}
+
+    cases = [measuring.Case("l", n, lambda n=n: Job(n), rounds=3, long=True) for n in "ab"]
+    shares = []
+    found = measuring.measure(cases, OPTIONS, shares.append)
+    assert calls == list("ababab")
+    assert sum(shares) == pytest.approx(1)
+    assert found[cases[0]].seconds == [1e-3] * 3
+    assert found[cases[1]].notes == {"prepared": "b", "closed": True}
+    assert all(yardstick > 0 for yardstick in found[cases[0]].yardsticks)
+
+
+def test_who_computes_something_else_is_not_timed():
+    def wrong():
+        raise AssertionError("off by 1")
+
+    case = measuring.Case("l", "n", lambda: measuring.Call(pytest.fail, wrong))
+    outcome = measuring.measure([case], OPTIONS)[case]
+    assert isinstance(outcome, AssertionError)
+
+
+def test_differences_beyond_rounding_are_found():
+    expected = np.linspace(-1, 1, 5)
+    measuring.agree([expected + 1e-9], [expected], "who")
+    with pytest.raises(AssertionError, match="who is off by"):
+        measuring.agree([expected + 1e-7], [expected], "who")
+    with pytest.raises(AssertionError, match="who is off by nan"):
+        measuring.agree([expected * np.nan], [expected], "who")
+
+
+@pytest.mark.parametrize("job", ["adam", "sgd", "gradient", "forward"])
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "quadratic"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_both_forms_of_numpy_do_the_work_of_fastmlp(job, single, loss, activation):
+    batch_size = 1 if single else 4
+    problem = Problem((5, 7, 3), batch_size, job, activation, loss, "float64", 2, single)
+    found = {}
+    for name in ("fastmlp", "NumPy in place", "NumPy plain"):
+        task = COMPETITORS[name].make(problem)
+        task.run(4)
+        x = problem.samples()[0]
+        found[name] = [task.predict(x), task.gradient()]
+        if not problem.trains:
+            assert found[name][0] == pytest.approx(found["fastmlp"][0], rel=1e-12)
+    for name in ("NumPy in place", "NumPy plain"):
+        measuring.agree(found[name], found["fastmlp"], name)
+
+
+# --- The command --------------------------------------------------------------------------
+
+
+def run_cold_starts(*arguments):
+    """Run the group of cold starts, without peers, and return how it ended."""
+    command = [sys.executable, "-P", "-m", "fastmlp", "bench", "cold", "--quick", "--threads", "1"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Return the folder of a short run."""
+    folder = tmp_path_factory.mktemp("bench")
+    result = run_cold_starts("--json", folder / "run.json", "--report", folder)
+    assert result.returncode == 0, result.stderr
+    assert "first training step" in result.stdout
+    return folder
+
+
+def test_the_json_is_that_of_pytest_benchmark(written):
+    saved = json.loads((written / "run.json").read_text())
+    case = saved["benchmarks"][0]
+    assert case["group"] == "cold"
+    assert case["params"] == {"line": "import", "name": "fastmlp"}
+    assert case["stats"]["rounds"] == len(case["stats"]["data"]) == 2
+    assert case["stats"]["min"] == min(case["stats"]["data"]) > 0
+    assert saved["machine_info"]["options"] == {"peers": False, "quick": True, "threads": 1}
+    levels = saved["machine_info"]["ceilings"]["1"]["memory"]
+    assert levels["L1"]["read"] > levels["DRAM"]["read"] > 1e8
+
+
+def test_reports_have_every_line(written):
+    found = results.read(written / "run.json")
+    page, markdown = ((written / name).read_text() for name in ("report.html", "RESULTS.md"))
+    for line in found.lines:
+        assert line.name in page
+        assert line.name in markdown
+    assert markdown.index("Where fastmlp is not the fastest") < markdown.index("All lines")
+
+
+def test_every_plot_is_drawn_and_stands_in_the_page(tmp_path):
+    machine = {
+        "options": {"quick": False, "peers": True},
+        "cpu": {},
+        "platform": "p",
+        "fastmlp": {},
+        "versions": {},
+        "ceilings": {
+            "1": {"float32": 2e11, "float64": 1e11}
+            | {"memory": {"L1": {"bytes": 1024, "read": 3e11, "read and write": 3e11}}}
+        },
+    }
+    common = {"threads": 1, "dtype": "float32", "flops": 1e6, "bytes": 1e5, "bound": "FMA"}
+
+    def lines(group, names, **extra):
+        for scale in (1, 2):
+            rows = [
+                make_row(
+                    name,
+                    [scale * (at + 1) * 1e-5] * 3,
+                    **common,
+                    **extra
+                    | {"width": 256 * scale, "n_parameters": 100 * scale, "batch_size": scale},
+                    extrapolated=bool(at and scale > 1),
+                )
+                for at, name in enumerate(names)
+            ]
+            yield results.Line(group, f"{group} {scale} <&>", tuple(rows))
+
+    run = results.Results(
+        machine,
+        "2026-01-01",
+        (
+            *lines("single", ["fastmlp", "PyTorch"]),
+            *lines("batches", ["fastmlp", "JAX"], sweep="a"),
+            *lines("cost", ["forward", "applied", "stored"], samples="one sample"),
+            *lines("differences", ["backpropagation", "fair differences", "naive differences"]),
+            *lines("threads", ["1 thread", "2 threads"]),
+        ),
+    )
+    report.write(run, tmp_path)
+    drawn = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert drawn == {"peers", "batches", "cost", "differences", "roofline", "threads"}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == len(drawn)
+    for path in (tmp_path / "plots").iterdir():
+        ElementTree.parse(path)
+    assert "single 1 &lt;&amp;&gt;" in page
+    assert "2.00 forwards if applied at once, 3.00 if ∂W is stored" in page
+    assert "≈ 3 × backpropagation" in page
+
+
+def test_a_slower_run_ends_with_status_1(written):
+    saved = json.loads((written / "run.json").read_text())
+    for case in saved["benchmarks"]:
+        case["stats"]["data"] = [seconds / 3 for seconds in case["stats"]["data"]]
+    (written / "old.json").write_text(json.dumps(saved))
+    result = run_cold_starts("--compare", written / "old.json")
+    assert result.returncode == 1, result.stderr
+    assert "2 cases are slower than on" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "GROUP must be one of single, training"),
+        (["--compare", "missing.json"], "No such file or directory: 'missing.json'"),
+        (["--threads", "0"], "threads must be an integer of at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_end_with_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", *arguments])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_group_has_a_file():
+    files = {path.stem.removeprefix("test_") for path in command.FOLDER.glob("test_*.py")}
+    assert files == set(command.GROUPS)
