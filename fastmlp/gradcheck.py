@@ -294,7 +294,7 @@ class PartCheck:
     n_compared : int
         Entries that were compared.
     n_kinks : int
-        Entries set aside because there are kinks on both sides.
+        Entries set aside because they lie at a kink.
     max_relative_error : float
         The largest error of those compared, 0 if there are none.
     index : tuple of int
@@ -356,7 +356,7 @@ class GradientCheck:
 
     @property
     def n_kinks(self) -> int:
-        """Entries set aside because there are kinks on both sides."""
+        """Entries set aside because they lie at a kink."""
         return sum(part.n_kinks for part in self.parts)
 
     def ok(self) -> bool:
@@ -446,9 +446,10 @@ def check_gradient(
     uncertainty: it does not suffer from the rounding of L.
 
     At a kink, as where a ReLU's input is 0, there is no derivative. So where an entry
-    still disagrees and a slope of an activation, or of the loss, jumps within the step,
-    the derivative from the left or from the right will do; and where both have a kink in
-    their way, the entry is set aside and counted.
+    disagrees and a slope of an activation, of the loss or of a penalty jumps within the
+    step, the derivative from the left or from the right will do. An entry that agrees with
+    neither is set aside and counted if a kink is as near as rounding, for instance one that
+    moves two units over their kinks in opposite directions.
 
     Parameters
     ----------
