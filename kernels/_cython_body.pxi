@@ -348,8 +348,8 @@ cdef void update_span(
     for j in range(n_coefficients):
         of_step[j] = <floating> coefficients[j]
     update(
-        <floating*> parameters.data + first, <floating*> state.data + first, state.stride,
-        <const floating*> grad.data + first, last - first, optimizer, of_step,
+        <floating*> parameters.data + first, <floating*> state.data + first, state.stride, 0,
+        <const floating*> grad.data + first, 0, 1, last - first, optimizer, of_step,
     )
 
 

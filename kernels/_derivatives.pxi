@@ -691,7 +691,6 @@ cdef enum:
     RATE_OF_DELTA = 2
     Z_ITSELF = 3  # where σ' takes it: in the training workspace δ comes in its place
     N_KEPT = 4
-    ADD = SGD  # θ ← θ − αg with α = −1: adds a gradient to what is stored
 
 
 cdef struct Product:  # what the product of a Hessian is made from
@@ -917,14 +916,12 @@ cdef void store_products(
     int n_threads, floating* kind,
 ) noexcept nogil:
     """Store R{∂L/∂W} = Σ a R{δ} + R{a} δ and R{∂L/∂b} = Σ R{δ} in this thread's tiles."""
-    cdef floating adding[2]
     cdef Py_ssize_t index, n = batch.x.rows
     cdef const int64_t* layer
     cdef floating* workspace = <floating*> product.workspace
     cdef Matrix source = batch.x
     cdef Update to
-    adding[0], adding[1] = -1, 0
-    to.slot, to.coefficients = 0, adding
+    to.slot, to.coefficients = 0, NULL
     to.averages, to.average, to.averaging = False, 0, 0
     for index in range(net.n_layers):
         layer = layer_of(net, index)

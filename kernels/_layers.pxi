@@ -8,6 +8,7 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     cdef enum:
         TILE_ROWS
         TILE_SIZE
+        BAND_VECTORS
         WIDE_TILE_ROWS
         WIDE_TILE_SIZE
     # As overloads: Cython does not deduce a template's type from an array.
@@ -16,6 +17,8 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     Py_ssize_t wide_tile_columns(const float* kind)
     bint is_far(const float* kind, Py_ssize_t step)
     void fetch(const float* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t columns)
+    void copy_tile(const float* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t columns, float* c,
+                   Py_ssize_t c_row)
     void pack(const float* b, Py_ssize_t b_step, Py_ssize_t depth, Py_ssize_t columns,
               float* panel, Py_ssize_t width)
     void multiply(const float* start, const float* a, Py_ssize_t a_row, Py_ssize_t a_step,
@@ -28,6 +31,8 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     Py_ssize_t wide_tile_columns(const double* kind)
     bint is_far(const double* kind, Py_ssize_t step)
     void fetch(const double* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t columns)
+    void copy_tile(const double* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t columns,
+                   double* c, Py_ssize_t c_row)
     void pack(const double* b, Py_ssize_t b_step, Py_ssize_t depth, Py_ssize_t columns,
               double* panel, Py_ssize_t width)
     void multiply(const double* start, const double* a, Py_ssize_t a_row, Py_ssize_t a_step,
@@ -74,6 +79,7 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
 
 
 cdef enum:
+    TILE_ROOM = TILE_SIZE + CACHE_LINE / 4 - 1  # to start at a cache line
     PANEL_ROOM = PANEL_WIDTH + ROW_MULTIPLE  # of a packed panel and a tile of inputs, a step
     PACKING_TILES = 4  # that read a panel in turn repay that it is packed …
     PACKING_ROWS = 16  # … or that are in the rows of W, if it is near enough as it lies
@@ -110,6 +116,7 @@ cdef struct Listed:  # rows of a weight, of `rows` from `first` on
 
 
 cdef struct Grid:  # a thread's run of the tiles of an output
+    Py_ssize_t tile_rows
     Py_ssize_t row_tiles
     Py_ssize_t columns
     Py_ssize_t panels  # of columns, of nearly equal numbers of vectors
@@ -126,10 +133,23 @@ cdef inline Grid grid_of(
 ) noexcept nogil:
     """Cut an output into tiles and give a thread its share."""
     cdef Grid grid
-    grid.row_tiles, grid.columns = row_tiles, columns
+    grid.tile_rows, grid.row_tiles, grid.columns = TILE_ROWS, row_tiles, columns
     grid.panels = ceil_divide(columns, tile_columns(kind))
     grid.first = row_tiles * grid.panels * thread // n_threads
     grid.last = row_tiles * grid.panels * (thread + 1) // n_threads
+    return grid
+
+
+cdef inline Grid band_grid_of(
+    Py_ssize_t rows, Py_ssize_t columns, int thread, int n_threads, floating* kind
+) noexcept nogil:
+    """Cut an output into tiles, or bands of tiles where panels are narrow."""
+    cdef Py_ssize_t vectors = ceil_divide(columns, vector_width(kind))
+    cdef Py_ssize_t panels = max(1, ceil_divide(columns, tile_columns(kind)))
+    cdef Py_ssize_t of_panel = max(1, ceil_divide(vectors, panels))
+    cdef Py_ssize_t tile_rows = TILE_ROWS * max(1, BAND_VECTORS // of_panel)
+    cdef Grid grid = grid_of(ceil_divide(rows, tile_rows), columns, thread, n_threads, kind)
+    grid.tile_rows = tile_rows
     return grid
 
 
@@ -222,9 +242,39 @@ cdef void softmax_rows(Matrix z, Matrix out, floating* kind) noexcept nogil:
     cdef Py_ssize_t row
     for row in range(z.rows):
         softmax(
-            <const floating*> z.data + row * z.stride, z.columns,
+            <const floating*> z.data + row * z.stride, z.columns, z.columns,
             <floating*> out.data + row * out.stride,
         )
+
+
+cdef inline Py_ssize_t columns_at(
+    Matrix matrix, Py_ssize_t column, Py_ssize_t columns, floating* kind
+) noexcept nogil:
+    """Return `columns`, or whole vectors of them where the rows are long enough."""
+    cdef Py_ssize_t whole = whole_vectors(columns, kind)
+    return whole if column + whole <= matrix.readable else columns
+
+
+cdef inline void take_tile(
+    Matrix source, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t column, Py_ssize_t columns,
+    floating* tile,
+) noexcept nogil:
+    """Copy part of a matrix to a tile, whose rows are whole vectors."""
+    copy_tile(
+        <const floating*> source.data + row * source.stride + column, source.stride, rows,
+        columns_at(source, column, columns, tile), tile, whole_vectors(columns, tile),
+    )
+
+
+cdef inline void put_tile(
+    floating* tile, Matrix out, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t column,
+    Py_ssize_t columns,
+) noexcept nogil:
+    """Copy a tile to its place in a matrix; padding there takes what is beside it."""
+    copy_tile(
+        tile, whole_vectors(columns, tile), rows, columns_at(out, column, columns, tile),
+        <floating*> out.data + row * out.stride + column, out.stride,
+    )
 
 
 cdef void forward_tiles(
@@ -239,33 +289,33 @@ cdef void forward_tiles(
     int n_threads,
 ) noexcept nogil:
     """Compute this thread's tiles of a = σ(xW + b)."""
-    cdef floating sums[TILE_SIZE]
+    cdef floating sums_room[TILE_ROOM]
+    cdef floating outputs_room[TILE_ROOM]
     cdef floating start[PANEL_WIDTH]
+    cdef floating* sums = at_line(sums_room)
+    cdef floating* outputs = at_line(outputs_room)
     cdef Py_ssize_t width = tile_columns(sums)
-    cdef Grid grid = grid_of(
-        ceil_divide(x.rows, TILE_ROWS), weight.columns, thread, n_threads, sums
-    )
-    cdef Py_ssize_t tile, column, row, rows, r, j, columns = 0, step = 0, current = -1
+    cdef Grid grid = band_grid_of(x.rows, weight.columns, thread, n_threads, sums)
+    cdef Py_ssize_t tile, panel_index, j, rows, row = 0, column = 0, columns = 0, step = 0
     cdef floating* panel = <floating*> workspace + thread * weight.rows * PANEL_ROOM
     cdef const floating* source = panel
-    cdef floating* sink
     for tile in range(grid.first, grid.last):
-        column = start_of(grid, tile // grid.row_tiles, sums)
-        row = tile % grid.row_tiles * TILE_ROWS
-        rows = min(TILE_ROWS, x.rows - row)
-        if column != current:
-            current = column
-            columns = start_of(grid, tile // grid.row_tiles + 1, sums) - column
+        if row == grid.row_tiles * grid.tile_rows or tile == grid.first:
+            panel_index = tile // grid.row_tiles
+            row = tile % grid.row_tiles * grid.tile_rows
+            column = start_of(grid, panel_index, sums)
+            columns = start_of(grid, panel_index + 1, sums) - column
             source = panel_of(weight, column, columns, grid.row_tiles, panel, &step)
             for j in range(width):
                 start[j] = (<const floating*> bias.data)[column + j] if j < columns else 0
+        rows = min(grid.tile_rows, x.rows - row)
         multiply(
             start, <const floating*> x.data + row * x.stride, x.stride, 1, source, step,
             weight.rows, sums, rows, columns,
         )
-        sink = <floating*> out.data + row * out.stride + column
-        for r in range(rows):
-            activate(sums + r * width, columns, activation, alpha, sink + r * out.stride)
+        activate(sums, rows * whole_vectors(columns, sums), activation, alpha, outputs)
+        put_tile(outputs, out, row, rows, column, columns)
+        row += grid.tile_rows
 
 
 cdef void backward_input_tiles(
@@ -280,36 +330,32 @@ cdef void backward_input_tiles(
     int n_threads,
 ) noexcept nogil:
     """Compute this thread's tiles of δWᵀ ⊙ σ' (BP2); out may be y_or_z."""
-    cdef floating sums[TILE_SIZE]
+    cdef floating sums_room[TILE_ROOM]
+    cdef floating known_room[TILE_ROOM]
     cdef floating start[PANEL_WIDTH]
+    cdef floating* sums = at_line(sums_room)
     cdef Py_ssize_t width = tile_columns(sums)
-    cdef Grid grid = grid_of(
-        ceil_divide(delta.rows, TILE_ROWS), weight.rows, thread, n_threads, sums
-    )
-    cdef floating* zeros = start_at_zero(start)
-    cdef Py_ssize_t tile, column, row, rows, r, j, columns = 0, current = -1
+    cdef Grid grid = band_grid_of(delta.rows, weight.rows, thread, n_threads, sums)
+    cdef floating* zeros = start_at_zero(start, PANEL_WIDTH)
+    cdef floating* known = start_at_zero(at_line(known_room), TILE_SIZE)
+    cdef Py_ssize_t tile, panel_index, rows, row = 0, column = 0, columns = 0
     cdef floating* panel = <floating*> workspace + thread * weight.columns * PANEL_ROOM
-    cdef const floating* known
-    cdef floating* grad
-    cdef floating* sink
     for tile in range(grid.first, grid.last):
-        column = start_of(grid, tile // grid.row_tiles, sums)
-        row = tile % grid.row_tiles * TILE_ROWS
-        rows = min(TILE_ROWS, delta.rows - row)
-        if column != current:
-            current = column
-            columns = start_of(grid, tile // grid.row_tiles + 1, sums) - column
+        if row == grid.row_tiles * grid.tile_rows or tile == grid.first:
+            panel_index = tile // grid.row_tiles
+            row = tile % grid.row_tiles * grid.tile_rows
+            column = start_of(grid, panel_index, sums)
+            columns = start_of(grid, panel_index + 1, sums) - column
             pack_transposed(weight, column, columns, panel)
+        rows = min(grid.tile_rows, delta.rows - row)
         multiply(
             zeros, <const floating*> delta.data + row * delta.stride, delta.stride, 1, panel,
             width, weight.columns, sums, rows, columns,
         )
-        known = <const floating*> y_or_z.data + row * y_or_z.stride + column
-        sink = <floating*> out.data + row * out.stride + column
-        for r in range(rows):
-            grad = sums + r * width
-            apply_derivative(known + r * y_or_z.stride, columns, activation, alpha, grad)
-            copy_row(grad, columns, sink + r * out.stride)
+        take_tile(y_or_z, row, rows, column, columns, known)
+        apply_derivative(known, rows * whole_vectors(columns, sums), activation, alpha, sums)
+        put_tile(sums, out, row, rows, column, columns)
+        row += grid.tile_rows
 
 
 cdef void backward_weight_tiles(
@@ -323,9 +369,10 @@ cdef void backward_weight_tiles(
     that fit into the thread's `room` are packed at once if there are enough rows to repay
     it. The last row is the bias, whose input is always 1.
     """
-    cdef floating sums[TILE_SIZE]
+    cdef floating sums_room[TILE_ROOM]
     cdef floating start[PANEL_WIDTH]
-    cdef floating* zeros = start_at_zero(start)
+    cdef floating* sums = at_line(sums_room)
+    cdef floating* zeros = start_at_zero(start, PANEL_WIDTH)
     cdef Py_ssize_t n = delta.rows
     cdef Grid grid = grid_of(
         ceil_divide(x.columns, TILE_ROWS) + 1, delta.columns, thread, n_threads, sums
@@ -336,16 +383,20 @@ cdef void backward_weight_tiles(
     cdef bint in_place = grid.row_tiles < PACKING_ROWS and (
         whole_vectors(delta.columns, sums) <= delta.readable
     )
-    cdef Py_ssize_t tile, index, first, panels, panel, row, rows, column, columns, r
+    cdef Py_ssize_t tile, index, rows, column, columns, first = 0, panels = 0, panel = 0, row = 0
     cdef Py_ssize_t packed_first = -1, packed_row = -1, source_step, delta_step
     cdef const floating* source
     cdef const floating* deltas
     cdef floating one = 1
     for tile in range(grid.first, grid.last):
-        first = tile // (grid.row_tiles * block_panels) * block_panels
-        panels = min(block_panels, grid.panels - first)
-        index = tile - first * grid.row_tiles
-        panel, row = index % panels, index // panels * TILE_ROWS
+        panel += 1
+        if panel == panels:
+            panel, row = 0, row + TILE_ROWS
+        if row == grid.row_tiles * TILE_ROWS or tile == grid.first:
+            first = tile // (grid.row_tiles * block_panels) * block_panels
+            panels = min(block_panels, grid.panels - first)
+            index = tile - first * grid.row_tiles
+            panel, row = index % panels, index // panels * TILE_ROWS
         column = start_of(grid, first + panel, sums)
         columns = start_of(grid, first + panel + 1, sums) - column
         deltas, delta_step = <const floating*> delta.data + column, delta.stride
@@ -358,7 +409,7 @@ cdef void backward_weight_tiles(
             if to.bias.rows == 0:
                 continue
             multiply(zeros, &one, 0, 0, deltas, delta_step, n, sums, 1, columns)
-            update_row(&to, to.bias.data, to.bias_state, column, sums, columns)
+            update_rows(&to, to.bias, to.bias_state, 0, column, sums, 1, columns)
             continue
         rows = min(TILE_ROWS, x.columns - row)
         source, source_step = <const floating*> x.data + row, x.stride
@@ -372,11 +423,7 @@ cdef void backward_weight_tiles(
             columns,
         )
         multiply(zeros, source, 1, source_step, deltas, delta_step, n, sums, rows, columns)
-        for r in range(rows):
-            update_row(
-                &to, to.weight.data, to.weight_state, (row + r) * to.weight.stride + column,
-                sums + r * tile_columns(sums), columns,
-            )
+        update_rows(&to, to.weight, to.weight_state, row, column, sums, rows, columns)
 
 
 cdef inline void pack_block(
@@ -393,32 +440,43 @@ cdef inline void pack_block(
         )
 
 
-cdef inline floating* start_at_zero(floating* start) noexcept nogil:
+cdef inline floating* at_line(floating* buffer) noexcept nogil:
+    """Return the first place in a buffer on the stack at which a cache line starts."""
+    return <floating*> (<size_t> buffer + CACHE_LINE - 1 & -<size_t> CACHE_LINE)
+
+
+cdef inline floating* start_at_zero(floating* start, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t j
-    for j in range(PANEL_WIDTH):
+    for j in range(n):
         start[j] = 0
     return start
 
 
-cdef inline void update_row(
-    const Update* to, void* theta, void* state, Py_ssize_t at, const floating* grad, Py_ssize_t n
+cdef inline void update_rows(
+    const Update* to, Matrix theta, void* state, Py_ssize_t row, Py_ssize_t column,
+    const floating* grad, Py_ssize_t rows, Py_ssize_t columns,
 ) noexcept nogil:
-    cdef Py_ssize_t width = vector_width(grad)
-    if n % width == 0:
+    """Update a tile of weights, or of a bias, with a tile of gradients of whole vectors."""
+    cdef Py_ssize_t at = row * theta.stride + column, width = vector_width(grad), r
+    cdef floating* places = <floating*> theta.data + at
+    cdef floating* memory = <floating*> state + at
+    cdef const floating* c = <const floating*> to.coefficients
+    if columns % width == 0:  # the compiler then knows that nothing is left over
         update(
-            <floating*> theta + at, <floating*> state + at, to.slot, grad, n // width * width,
-            to.optimizer, <const floating*> to.coefficients,
+            places, memory, to.slot, theta.stride, grad, columns, rows, columns // width * width,
+            to.optimizer, c,
         )
     else:
         update(
-            <floating*> theta + at, <floating*> state + at, to.slot, grad, n, to.optimizer,
-            <const floating*> to.coefficients,
+            places, memory, to.slot, theta.stride, grad, whole_vectors(columns, places), rows,
+            columns, to.optimizer, c,
         )
     if to.averages:
-        move_average(
-            <floating*> state + to.average + at, <const floating*> theta + at, n,
-            <floating> to.averaging,
-        )
+        for r in range(rows):
+            move_average(
+                memory + to.average + r * theta.stride, places + r * theta.stride, columns,
+                <floating> to.averaging,
+            )
 
 
 cdef void forward_few(
@@ -569,7 +627,7 @@ cdef void backward_weight_few(
         list_where_on(x, start, min(LISTED_ROWS, last - start), not skip, &rows, kind)
         update_outer(x, delta, &to, &rows, kind)
     if thread == 0 and to.bias.rows:
-        update_outer_row(NULL, 0, delta, &to, to.bias.data, to.bias_state, 0, grad)
+        update_outer_row(NULL, 0, delta, &to, to.bias, to.bias_state, 0, grad)
 
 
 cdef void backward_single(
@@ -592,8 +650,8 @@ cdef void backward_single(
             list_where_on(x, first, rows, not skip, &on, &alpha)
         update_outer(x, delta, &to, &on, &alpha)
     if to.bias.rows:
-        update_row(
-            &to, to.bias.data, to.bias_state, 0, <const floating*> delta.data, to.bias.columns
+        update_rows(
+            &to, to.bias, to.bias_state, 0, 0, <const floating*> delta.data, 1, to.bias.columns
         )
 
 
@@ -629,14 +687,14 @@ cdef inline void update_outer(
         return
     for k in range(rows.n):
         update_outer_row(
-            source + rows.list[k], x.stride, delta, to, to.weight.data, to.weight_state,
-            rows.list[k] * stride, grad,
+            source + rows.list[k], x.stride, delta, to, to.weight, to.weight_state, rows.list[k],
+            grad,
         )
 
 
 cdef inline void update_outer_row(
-    const floating* x, Py_ssize_t x_row, Matrix delta, const Update* to, void* theta,
-    void* state, Py_ssize_t at, floating* grad,
+    const floating* x, Py_ssize_t x_row, Matrix delta, const Update* to, Matrix theta,
+    void* state, Py_ssize_t place, floating* grad,
 ) noexcept nogil:
     """Update a row of W, or of b where x is NULL for an input of 1, block by block."""
     cdef Py_ssize_t block, column, columns, row, j, width = wide_tile_columns(grad)
@@ -650,4 +708,4 @@ cdef inline void update_outer_row(
             factor = x[row * x_row] if x is not NULL else 1
             for j in range(columns):
                 grad[j] = factor * source[j] + (grad[j] if row else 0)
-        update_row(to, theta, state, at + column, grad, columns)
+        update_rows(to, theta, state, place, column, grad, 1, columns)

@@ -4,7 +4,8 @@
 # row, so each thread takes its rows through all layers without meeting the others; the
 # update (BP3, BP4) sums over rows, so each thread takes its tiles of every layer's weights.
 # Two barriers a step stand where rows and columns meet; two more where a gradient is clipped,
-# which must be there as a whole before the first weight changes.
+# which must be there as a whole before the first weight changes. Where a batch is large and the
+# network small, a gradient for each of some parts of the batch takes the place of the rows.
 
 cdef enum:  # samples of a batch, whatever part of it a thread has
     SWEPT_ROWS = 8  # up to which ∂W is made row by row of W, not by tiles
@@ -246,6 +247,22 @@ cdef void loss_gradients_of_rows(
             <const floating*> output.data + row * output.stride, target_of(batch, row, kind),
             label_of(batch, row), output.columns, &batch.loss,
             <floating> share_of(batch, row, kind), <floating*> out.data + row * out.stride,
+        )
+
+
+cdef void losses_and_gradients_of_rows(
+    const Data* batch, Matrix output, floating* losses, Matrix delta
+) noexcept nogil:
+    """Compute both at once; they share the softmax. Padding of δ may be written to."""
+    cdef Py_ssize_t row, room = min(
+        columns_at(output, 0, output.columns, losses), columns_at(delta, 0, delta.columns, losses)
+    )
+    for row in range(output.rows):
+        losses[row] = loss_and_gradient(
+            <const floating*> output.data + row * output.stride, target_of(batch, row, losses),
+            label_of(batch, row), output.columns, room, &batch.loss,
+            <floating> share_of(batch, row, losses),
+            <floating*> delta.data + row * delta.stride,
         )
 
 
@@ -494,8 +511,7 @@ cdef void sweep_up(
     output = rows_between(output_of(net, top, n, False, workspace), first, last, workspace)
     delta = rows_between(output_of(net, top, n, True, workspace), first, last, workspace)
     forward_layer(&at, activation_of(net, top), source, output, panel, n <= WIDE_TILE_ROWS)
-    losses_of_rows(&part, output, losses_in(net, n, workspace) + first)
-    loss_gradients_of_rows(&part, output, delta, workspace)
+    losses_and_gradients_of_rows(&part, output, losses_in(net, n, workspace) + first, delta)
     if takes_z(activation_of(net, top)):  # y has given its loss: z takes its place
         forward_layer(&at, IDENTITY, source, output, panel, n <= WIDE_TILE_ROWS)
     differentiate_rows(
@@ -695,22 +711,19 @@ cdef void update_part(
             if scale != 1:
                 for j in range(layer[WEIGHT_COLUMNS]):
                     grad[j] *= scale
-            update_row(&to, to.weight.data, to.weight_state, at, grad, layer[WEIGHT_COLUMNS])
+            update_rows(
+                &to, to.weight, to.weight_state, row, 0, grad, 1, layer[WEIGHT_COLUMNS]
+            )
 
 
-cdef void update_layers_clipped(
-    const Network* net, const Data* batch, const Step* step, floating* workspace,
-    floating* panels, Py_ssize_t room, int thread, int n_threads,
+cdef void update_clipped(
+    const Network* net, const Step* step, floating* norms, int thread, int n_threads
 ) noexcept nogil:
-    """Store the gradient, clip it, and update with it what this thread's parts hold."""
-    cdef Step storing = storing_step(step.grad)
+    """Clip the stored gradient, and update with it what this thread's parts hold."""
     cdef Py_ssize_t first = NORM_PARTS * thread // n_threads, part
     cdef Py_ssize_t last = NORM_PARTS * (thread + 1) // n_threads
-    cdef floating* norms = panels  # which are free once the gradient is stored
     cdef floating limit = <floating> step.clip_value, scale = 1
     cdef double norm = 0
-    update_layers(net, batch, &storing, workspace, panels, room, thread, n_threads)
-    team_barrier()
     for part in range(first, last):
         penalize_part(net, part, <floating*> step.grad)
         norms[part] = norm_of_part(net, <floating*> step.grad, part, limit)
@@ -724,21 +737,118 @@ cdef void update_layers_clipped(
         update_part(net, step, part, scale)
 
 
-cdef void train_step(
+# A batch that is large against the network goes in parts, whatever the number of threads. A
+# thread takes blocks of a part's rows through all layers and back while they are in
+# its cache, and adds what they give to the part's gradient. The sums of the parts are added in
+# one order, each thread's share of the weights by that thread.
+
+cdef enum:
+    MOST_PARTS = 32
+    LEAST_PARTS = 4
+    PART_ROWS = 128  # at least
+    BLOCK_ROWS = 128  # at most
+
+
+cdef inline Py_ssize_t arena_size(const Network* net) noexcept nogil:
+    cdef const int64_t* layer = layer_of(net, net.n_layers - 1)
+    return layer[WEIGHT] + parameter_rows(layer) * layer[STRIDE]
+
+
+cdef inline Py_ssize_t parts_of(const Network* net, Py_ssize_t n, floating* kind) noexcept nogil:
+    """Return the parts of a batch: their gradients must fit into half of what outputs take."""
+    cdef Py_ssize_t of_a_row = losses_in(net, 1, kind) - kind
+    cdef Py_ssize_t parts = min(n // PART_ROWS, MOST_PARTS)
+    if parts < LEAST_PARTS or 2 * parts * arena_size(net) > n * of_a_row:
+        return 1
+    if not net.is_dense or net.is_penalized:
+        return 1
+    return parts
+
+
+cdef void gradient_of_rows(
+    const Network* net, const Data* batch, Py_ssize_t begin, Py_ssize_t end, floating* grad,
+    floating* losses, floating* workspace, Py_ssize_t size,
+) noexcept nogil:
+    """Store the gradient of some rows, and the loss of each."""
+    cdef Step step = storing_step(grad)
+    cdef Py_ssize_t n_rows = end - begin
+    cdef Py_ssize_t n_blocks = ceil_divide(n_rows, BLOCK_ROWS), index, first, n
+    cdef floating* panel
+    cdef Data block
+    for index in range(n_blocks):
+        first = begin + n_rows * index // n_blocks
+        block = part_of(batch, first, begin + n_rows * (index + 1) // n_blocks, workspace)
+        n = block.x.rows
+        panel = notes_in(net, net.n_layers, n, workspace)
+        sweep_up(net, &block, 0, n, workspace, panel, 0, 1)
+        sweep_down(net, &block, 0, n, workspace, panel, 0, 1)
+        update_layers(
+            net, &block, &step, workspace, panel, size - (panel - workspace), 0, 1
+        )
+        copy_row(losses_in(net, n, workspace), n, losses + first)
+        step.optimizer = ADD
+
+
+cdef void add_gradients(
+    const Network* net, const floating* grads, Py_ssize_t n_parts, Py_ssize_t part, floating* out
+) noexcept nogil:
+    """Add the gradients of the batch's parts, in this one of the NORM_PARTS of the weights."""
+    cdef Py_ssize_t index, row, at, j, summand, size = arena_size(net)
+    cdef const int64_t* layer
+    for index in range(net.n_layers):
+        layer = layer_of(net, index)
+        for row in range(row_of_part(layer, part), row_of_part(layer, part + 1)):
+            at = layer[WEIGHT] + row * layer[STRIDE]
+            copy_row(grads + at, layer[WEIGHT_COLUMNS], out + at)
+            for summand in range(1, n_parts):
+                for j in range(at, at + layer[WEIGHT_COLUMNS]):
+                    out[j] += grads[summand * size + j]
+
+
+cdef void train_step_in_parts(
+    const Network* net, const Data* batch, const Step* step, Py_ssize_t parts,
+    floating* workspace, int thread, int n_threads,
+) noexcept nogil:
+    """Run this thread's part of one step; the workspace holds losses, gradients and blocks."""
+    cdef Py_ssize_t part, n = batch.x.rows, size = arena_size(net)
+    cdef floating* grads = workspace + ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
+    cdef floating* blocks = grads + parts * size
+    cdef Py_ssize_t room = step.workspace_size - (blocks - workspace)
+    cdef Py_ssize_t needed = notes_in(net, net.n_layers, BLOCK_ROWS, blocks) - blocks
+    cdef int workers = <int> min(n_threads, room // (needed + panel_room(net, BLOCK_ROWS)))
+    cdef Step summed = step[0]
+    room = room // workers // ROW_MULTIPLE * ROW_MULTIPLE
+    if thread < workers:
+        for part in range(parts * thread // workers, parts * (thread + 1) // workers):
+            gradient_of_rows(
+                net, batch, n * part // parts, n * (part + 1) // parts, grads + part * size,
+                workspace, blocks + thread * room, room,
+            )
+    team_barrier()
+    if step.grad is NULL:
+        summed.grad = blocks  # which are free once the gradients of the parts are stored
+    for part in range(NORM_PARTS * thread // n_threads, NORM_PARTS * (thread + 1) // n_threads):
+        add_gradients(net, grads, parts, part, <floating*> summed.grad)
+        if step.grad is NULL:
+            update_part(net, &summed, part, <floating> 1)
+    if step.grad is not NULL:
+        update_clipped(net, step, blocks, thread, n_threads)
+
+
+cdef void train_step_in_layers(
     const Network* net, const Data* batch, const Step* step, floating* workspace, int thread,
     int n_threads,
 ) noexcept nogil:
-    """Run this thread's part of one step."""
+    """Run this thread's part of one step, in which each layer is updated as a whole."""
     cdef Py_ssize_t n = batch.x.rows
     cdef Py_ssize_t first = n * thread // n_threads, last = n * (thread + 1) // n_threads
-    cdef floating* losses = losses_in(net, n, workspace)
     cdef floating* panels = notes_in(net, net.n_layers, n, workspace)
     cdef Py_ssize_t room = (step.workspace_size - (panels - workspace)) // n_threads
     room -= room % ROW_MULTIPLE
     cdef floating* panel = panels + thread * room
     cdef bint single = n == 1 and step.grad is NULL and net.is_dense
+    cdef Step storing
     cdef Py_ssize_t part
-    cdef double added = penalty(net, workspace) if thread == 0 else 0  # before weights change
     if first < last or net.meets:
         sweep_up(net, batch, first, last, workspace, panel, thread, n_threads)
         if single:
@@ -747,7 +857,10 @@ cdef void train_step(
             sweep_down(net, batch, first, last, workspace, panel, thread, n_threads)
     team_barrier()
     if step.grad is not NULL:
-        update_layers_clipped(net, batch, step, workspace, panels, room, thread, n_threads)
+        storing = storing_step(step.grad)
+        update_layers(net, batch, &storing, workspace, panels, room, thread, n_threads)
+        team_barrier()
+        update_clipped(net, step, panels, thread, n_threads)
     elif not single:
         update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
     if net.is_penalized and step.optimizer == STORE:
@@ -755,6 +868,21 @@ cdef void train_step(
         for part in range(NORM_PARTS):
             if part % n_threads == thread:
                 penalize_part(net, part, <floating*> step.parameters)
+
+
+cdef void train_step(
+    const Network* net, const Data* batch, const Step* step, floating* workspace, int thread,
+    int n_threads,
+) noexcept nogil:
+    """Run this thread's part of one step."""
+    cdef Py_ssize_t parts = parts_of(net, batch.x.rows, workspace)
+    cdef floating* losses = workspace
+    cdef double added = penalty(net, workspace) if thread == 0 else 0  # before weights change
+    if parts > 1:
+        train_step_in_parts(net, batch, step, parts, workspace, thread, n_threads)
+    else:
+        losses = losses_in(net, batch.x.rows, workspace)
+        train_step_in_layers(net, batch, step, workspace, thread, n_threads)
     if thread == 0:
         step.mean[0] = added + mean_loss(batch, losses)
     team_barrier()

@@ -46,6 +46,7 @@ include "_codes.pxi"
 
 cdef enum:
     STORE = -1  # the update that writes the gradient itself
+    ADD = -2  # … and that adds it to what is there
     MAX_COEFFICIENTS = 16
 
 cdef extern from *:
@@ -312,7 +313,7 @@ cdef void activate(
         for j in range(n):
             out[j] = hard_swish(z[j])
     elif activation == SOFTMAX:
-        softmax(z, n, out)
+        softmax(z, n, n, out)
     elif activation >= FIRST_CUSTOM:
         apply_custom(activation, CUSTOM_FORWARD, z, n, out)
     else:
@@ -523,11 +524,26 @@ cdef inline floating sum_exp(
     return total
 
 
-cdef inline void softmax(const floating* z, Py_ssize_t n, floating* out) noexcept nogil:
+cdef inline floating softmax(
+    const floating* z, Py_ssize_t n, Py_ssize_t room, floating* out
+) noexcept nogil:
+    """Write the probabilities of n logits, and return their denominator Σ exp(zⱼ − highest).
+
+    Both rows have `room` elements: whole vectors of them take less time than some.
+    """
     cdef Py_ssize_t j
-    cdef floating highest = row_maximum(z, n), total = sum_exp(z, n, highest)
+    cdef floating highest = row_maximum(z, n), total = 0
+    if room % ROW_MULTIPLE == 0:
+        for j in range(room // ROW_MULTIPLE * ROW_MULTIPLE):
+            out[j] = fast_exp(z[j] - highest)
+    else:
+        for j in range(n):
+            out[j] = fast_exp(z[j] - highest)
     for j in range(n):
-        out[j] = fast_exp(z[j] - highest) / total
+        total += out[j]
+    for j in range(n):
+        out[j] /= total
+    return total
 
 
 cdef inline floating sign(floating d) noexcept nogil:
@@ -596,10 +612,12 @@ cdef inline floating cross_entropy(
     Py_ssize_t label,
     Py_ssize_t n,
     floating smoothing,
+    floating denominator,
 ) noexcept nogil:
+    """Return the loss of logits from the denominator of their softmax."""
     cdef Py_ssize_t j
     cdef floating total = 0, t, highest = row_maximum(output, n)
-    cdef floating log_sum = <floating> log(sum_exp(output, n, highest))
+    cdef floating log_sum = <floating> log(denominator)
     cdef floating kept = 1 - smoothing, floor = smoothing / n
     if target is NULL:
         if smoothing != 0:
@@ -614,7 +632,6 @@ cdef inline floating cross_entropy(
 
 
 cdef inline void cross_entropy_gradient(
-    const floating* output,
     const floating* target,
     Py_ssize_t label,
     Py_ssize_t n,
@@ -622,9 +639,9 @@ cdef inline void cross_entropy_gradient(
     floating share,
     floating* out,
 ) noexcept nogil:
+    """Make the gradient of probabilities, in their place."""
     cdef Py_ssize_t j
     cdef floating total = 0, kept = 1 - smoothing, floor = smoothing / n
-    softmax(output, n, out)
     if target is NULL:
         for j in range(n):
             out[j] = share * (out[j] - floor)
@@ -779,8 +796,12 @@ cdef inline floating loss_value(
     const Loss* loss,
 ) noexcept nogil:
     """Return L of one sample."""
+    cdef floating denominator
     if loss.code == CROSS_ENTROPY:
-        return cross_entropy(output, target, label, n, <floating> loss.parameters[0])
+        denominator = sum_exp(output, n, row_maximum(output, n))
+        return cross_entropy(
+            output, target, label, n, <floating> loss.parameters[0], denominator
+        )
     if loss.code == BINARY_CROSS_ENTROPY:
         return binary_cross_entropy(output, target, n, loss.parameters) / n
     if loss.code == MSE:
@@ -817,7 +838,8 @@ cdef inline void loss_gradient(
             out[j] = 0
     elif loss.code == CROSS_ENTROPY:
         delta = <floating> loss.parameters[0]
-        cross_entropy_gradient(output, target, label, n, delta, share, out)
+        softmax(output, n, n, out)
+        cross_entropy_gradient(target, label, n, delta, share, out)
     elif loss.code == BINARY_CROSS_ENTROPY:
         binary_cross_entropy_gradient(output, target, n, loss.parameters, of_one, out)
     elif loss.code == MAE:
@@ -842,6 +864,27 @@ cdef inline void loss_gradient(
             out[j] = delta * (output[j] - target[j])
 
 
+cdef inline floating loss_and_gradient(
+    const floating* output,
+    const floating* target,
+    Py_ssize_t label,
+    Py_ssize_t n,
+    Py_ssize_t room,
+    const Loss* loss,
+    floating share,
+    floating* out,
+) noexcept nogil:
+    """Return L of one sample and write share · ∂L/∂o; `room` is as for softmax."""
+    cdef floating denominator, smoothing
+    if loss.code != CROSS_ENTROPY or share == 0:
+        loss_gradient(output, target, label, n, loss, share, out)
+        return loss_value(output, target, label, n, loss)
+    smoothing = <floating> loss.parameters[0]
+    denominator = softmax(output, n, room, out)
+    cross_entropy_gradient(target, label, n, smoothing, share, out)
+    return cross_entropy(output, target, label, n, smoothing, denominator)
+
+
 cdef inline void cross_entropy_curvature(
     const floating* output,
     const floating* target,
@@ -853,7 +896,7 @@ cdef inline void cross_entropy_curvature(
 ) noexcept nogil:
     cdef Py_ssize_t j
     cdef floating total = 0, mean = 0
-    softmax(output, n, out)
+    softmax(output, n, n, out)
     for j in range(n):
         mean += out[j] * r[j]
     if target is NULL:
@@ -1225,36 +1268,62 @@ cdef inline void update(
     floating* theta,
     floating* state,
     Py_ssize_t slot,
+    Py_ssize_t theta_row,
     const floating* grad,
-    Py_ssize_t n,
+    Py_ssize_t grad_row,
+    Py_ssize_t rows,
+    Py_ssize_t columns,
     int optimizer,
     const floating* c,
 ) noexcept nogil:
-    """Update a row of parameters; their state's rows lie `slot` elements apart."""
-    cdef Py_ssize_t j
+    """Update rows of parameters, as far apart in their state, whose parts lie `slot` apart."""
+    cdef Py_ssize_t r, j
     # Copies: for all C knows, θ lies in c.
     cdef floating c0, c1, c2, c3, c4, c5, c7, c8, c9
+    cdef floating* row
+    cdef floating* memory
+    cdef floating* more
+    cdef const floating* g
     if optimizer == STORE:
-        for j in range(n):
-            theta[j] = grad[j]
+        for r in range(rows):
+            row, g = theta + r * theta_row, grad + r * grad_row
+            for j in range(columns):
+                row[j] = g[j]
+    elif optimizer == ADD:
+        for r in range(rows):
+            row, g = theta + r * theta_row, grad + r * grad_row
+            for j in range(columns):
+                row[j] += g[j]
     elif optimizer == SGD:
         c0, c1 = c[0], c[1]
-        for j in range(n):
-            theta[j] = sgd(theta[j], grad[j], c0, c1)
+        for r in range(rows):
+            row, g = theta + r * theta_row, grad + r * grad_row
+            for j in range(columns):
+                row[j] = sgd(row[j], g[j], c0, c1)
     elif optimizer == MOMENTUM:
         c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
-        for j in range(n):
-            theta[j] = momentum(kept(theta[j], c3), grad[j], state + j, c0, c1, c2)
+        for r in range(rows):
+            row, g = theta + r * theta_row, grad + r * grad_row
+            memory = state + r * theta_row
+            for j in range(columns):
+                row[j] = momentum(kept(row[j], c3), g[j], memory + j, c0, c1, c2)
     elif optimizer == ADAM:
         c0, c1, c2, c3, c4, c5 = c[0] / c[5], c[1], c[2], c[3], c[4], 1 / c[6]
         c7, c8, c9 = c[7], c[8], c[9]
-        for j in range(n):
-            theta[j] = adam(
-                kept(theta[j], c9), grad[j], state + j, state + slot + j,
-                c0, c1, c2, c3, c4, c5, c7, c8,
-            )
+        for r in range(rows):
+            row, g = theta + r * theta_row, grad + r * grad_row
+            memory = state + r * theta_row
+            more = memory + slot
+            for j in range(columns):
+                row[j] = adam(
+                    kept(row[j], c9), g[j], memory + j, more + j, c0, c1, c2, c3, c4, c5, c7, c8
+                )
     else:
-        update_called(theta, state, slot, grad, n, optimizer, c)
+        for r in range(rows):
+            update_called(
+                theta + r * theta_row, state + r * theta_row, slot, grad + r * grad_row, columns,
+                optimizer, c,
+            )
 
 
 cdef inline void move_average(

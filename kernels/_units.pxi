@@ -427,11 +427,11 @@ cdef void update_units(
             for j in range(columns):
                 total += along[j]
             continue
-        update_row(to, to.weight.data, to.weight_state, column, along, columns)
+        update_rows(to, to.weight, to.weight_state, 0, column, along, 1, columns)
         if layer[BIASES]:
-            update_row(to, to.bias.data, to.bias_state, column, sums, columns)
+            update_rows(to, to.bias, to.bias_state, 0, column, sums, 1, columns)
     if shared:
-        update_row(to, to.weight.data, to.weight_state, 0, &total, 1)
+        update_rows(to, to.weight, to.weight_state, 0, 0, &total, 1, 1)
 
 
 # --- Penalties ----------------------------------------------------------------------------

@@ -44,9 +44,13 @@ constexpr std::ptrdiff_t wide_tile_columns(const T* = nullptr) {
     return WIDE_TILE_VECTORS * vector_width<T>();
 }
 
-// Elements of a buffer for the sums of a tile of any type.
+// Narrow tiles are taken several at a time, up to BAND_VECTORS in a row of them, so that what
+// follows the sums is worth its beginning.
+enum { BAND_VECTORS = 4 };
+
+// Elements of a buffer for the sums of a band of tiles of any type.
 enum {
-    TILE_SIZE = TILE_ROWS * tile_columns<float>(),
+    TILE_SIZE = TILE_ROWS * BAND_VECTORS * vector_width<float>(),
     WIDE_TILE_SIZE = WIDE_TILE_ROWS * wide_tile_columns<float>()
 };
 
@@ -63,11 +67,11 @@ struct Pack {  // a vector that may lie at any element
 };
 
 // c[r, j] = start[j] + Σₖ a[r·a_row + k·a_step] · b[k·b_step + j]: ROWS × VECTORS sums, rows of c
-// C_ROW apart. Each element is one chain of FMAs in the order of k, whatever the tile's
-// shape. FAR_A, FAR_B: the steps are too long for the processor to foresee, so ask for what comes
-// some steps later.
+// C_ROW apart: by default one follows the other, so that what comes next takes the tile as one row.
+// Each element is one chain of FMAs in the order of k, whatever the tile's shape. FAR_A, FAR_B: the
+// steps are too long for the processor to foresee, so ask for what comes some steps later.
 template <typename T, int ROWS, int VECTORS, bool FAR_A, bool FAR_B,
-          std::ptrdiff_t C_ROW = tile_columns<T>()>
+          std::ptrdiff_t C_ROW = VECTORS * vector_width<T>()>
 static inline void multiply_tile(const T* start, const T* a, std::ptrdiff_t a_row,
                                  std::ptrdiff_t a_step, const T* b, std::ptrdiff_t b_step,
                                  std::ptrdiff_t depth, T* c) {
@@ -127,16 +131,35 @@ static void multiply_columns(const T* start, const T* a, std::ptrdiff_t a_row,
                                                        c, rows, columns);
 }
 
-// The tile of `rows` ≤ TILE_ROWS and `columns` ≤ tile_columns; reads b up to a whole vector.
+// Tiles of TILE_ROWS, the last of what is left of `rows`, and `columns` ≤ tile_columns, one below
+// the other; reads b and writes c up to a whole vector.
 template <typename T>
 static void multiply(const T* start, const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_step,
                      const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c,
                      std::ptrdiff_t rows, std::ptrdiff_t columns) {
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    const std::ptrdiff_t c_row = (columns + width - 1) / width * width;
     const auto run = !is_far(a, a_step) ? !is_far(b, b_step) ? multiply_columns<T, false, false>
                                                              : multiply_columns<T, false, true>
                      : !is_far(b, b_step) ? multiply_columns<T, true, false>
                                           : multiply_columns<T, true, true>;
+    for (; rows > TILE_ROWS; rows -= TILE_ROWS, a += TILE_ROWS * a_row, c += TILE_ROWS * c_row)
+        run(start, a, a_row, a_step, b, b_step, depth, c, TILE_ROWS, columns);
     run(start, a, a_row, a_step, b, b_step, depth, c, rows, columns);
+}
+
+// Copies a tile: whole vectors, then what is left.
+template <typename T>
+static inline void copy_tile(const T* a, std::ptrdiff_t a_row, std::ptrdiff_t rows,
+                             std::ptrdiff_t columns, T* c, std::ptrdiff_t c_row) {
+    using Vector = typename Pack<T>::type;
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    for (std::ptrdiff_t r = 0; r < rows; ++r, a += a_row, c += c_row) {
+        std::ptrdiff_t j = 0;
+        for (; j + width <= columns; j += width)
+            *reinterpret_cast<Vector*>(c + j) = *reinterpret_cast<const Vector*>(a + j);
+        for (; j < columns; ++j) c[j] = a[j];
+    }
 }
 
 // Copies columns of b to the rows of a panel; zeros up to its width.

@@ -26,11 +26,11 @@ several_threads = pytest.mark.parametrize("n_threads", [2, 3, 7])
 def make_network(make_problem, dtype):
     """Return the function that draws a classifier with some hundred weighted samples."""
 
-    def make(network):
+    def make(network, n=300):
         problem = make_problem(
-            dtype, WIDTHS[network], ACTIVATIONS[network], "cross_entropy", 300, as_labels=True
+            dtype, WIDTHS[network], ACTIVATIONS[network], "cross_entropy", n, as_labels=True
         )
-        weights = np.random.default_rng(4).random(300).astype(dtype)
+        weights = np.random.default_rng(4).random(n).astype(dtype)
         return problem.replace(sample_weight=weights)
 
     return make
@@ -97,6 +97,15 @@ def test_training_with_clipping(kernels, make_network, network, batch_size, n_th
     assert_same_bits(actual, expected)
 
 
+@several_threads
+@pytest.mark.parametrize("clips", [False, True])
+def test_training_with_large_batches(kernels, make_network, n_threads, clips):
+    problem = make_network("small", 5000)
+    expected = trained(kernels, problem, 1, batch_size=4400, clips=clips)
+    actual = trained(kernels, problem, n_threads, batch_size=4400, clips=clips)
+    assert_same_bits(actual, expected)
+
+
 def passed(kernels, problem, n_threads):
     """Return the outputs, the loss and the gradient of a batch."""
     out = np.full((len(problem.x), problem.n_out), np.nan, problem.dtype)
@@ -108,9 +117,11 @@ def passed(kernels, problem, n_threads):
 
 
 @several_threads
-@every_network
-def test_forward_and_gradient(kernels, make_network, network, n_threads):
-    problem = make_network(network)
+@pytest.mark.parametrize(
+    ("network", "n_samples"), [("large", 300), ("small", 300), ("small", 5000)]
+)
+def test_forward_and_gradient(kernels, make_network, network, n_samples, n_threads):
+    problem = make_network(network, n_samples)
     assert_same_bits(passed(kernels, problem, n_threads), passed(kernels, problem, 1))
 
 

@@ -16,6 +16,9 @@ WIDTHS = {
 }
 SEVERAL = ("leaky_relu", "tanh", "silu", "sigmoid")
 
+#: Batches too large to go through a network as a whole: in 4 parts or 32, of one block or two.
+LARGE = (511, 512, 4500)
+
 #: Batches: none, the matrix–vector path, small ones, more than a row block.
 N_SAMPLES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 97, 200)
 
@@ -40,6 +43,17 @@ def make_network(make_problem, dtype):
     def make(depth, **options):
         activations = (*SEVERAL[: depth - 1], "identity")
         return make_problem(dtype, WIDTHS[depth], activations, **options)
+
+    return make
+
+
+@pytest.fixture
+def make_smooth_network(make_problem, dtype):
+    """Return the function that draws a network with many samples, none of them near a kink."""
+
+    def make(depth, n_samples):
+        activations = (*("tanh", "silu", "sigmoid")[: depth - 1], "identity")
+        return make_problem(dtype, WIDTHS[depth], activations, n_samples=n_samples)
 
     return make
 
@@ -83,6 +97,13 @@ def test_threads(compare, make_network, depth, n_threads):
     problem = make_network(depth, n_samples=200)
     compare_forward(compare, problem, n_threads)
     compare_gradient(compare, problem, n_threads)
+
+
+@every_thread_count
+@pytest.mark.parametrize("depth", [2, 4])
+@pytest.mark.parametrize("n_samples", LARGE)
+def test_large_batches(compare, make_smooth_network, depth, n_samples, n_threads):
+    compare_gradient(compare, make_smooth_network(depth, n_samples), n_threads)
 
 
 @pytest.mark.parametrize("n_samples", [1, 17])
@@ -303,6 +324,17 @@ def test_train_with_threads(compare, make_network, rng, n_threads):
     compare_training(compare, problem, arguments)
 
 
+@several_optimizers
+@pytest.mark.parametrize("clip", ["idle", "both"])
+def test_train_on_large_batches(compare, make_smooth_network, rng, optimizer, clip):
+    problem = make_smooth_network(2, 700)
+    problem = problem.replace(sample_weight=rng.random(700).astype(problem.dtype))
+    order = rng.integers(700, size=1500)
+    compare_training(compare, problem, training_arguments(problem, optimizer, order, 600, 3))
+    arguments = clipped_arguments(problem, optimizer, order, 600, clip, 3)
+    compare_training(compare, problem, arguments)
+
+
 @every_optimizer
 def test_train_on_no_samples_changes_nothing(compare, make_network, optimizer):
     problem = make_network(2)
@@ -313,12 +345,13 @@ def test_train_on_no_samples_changes_nothing(compare, make_network, optimizer):
 
 @every_optimizer
 @pytest.mark.parametrize("clips", [False, True])
-def test_padding_stays_zero(kernels, make_network, rng, optimizer, clips):
+@pytest.mark.parametrize("batch_size", [8, 512])
+def test_padding_stays_zero(kernels, make_network, rng, optimizer, clips, batch_size):
     problem = make_network(2, n_samples=23)
-    order = rng.integers(23, size=100)
-    arguments = training_arguments(problem, optimizer, order, 8, 3)
+    order = rng.integers(23, size=12 * batch_size)
+    arguments = training_arguments(problem, optimizer, order, batch_size, 3)
     if clips:
-        arguments = clipped_arguments(problem, optimizer, order, 8, "both", 3)
+        arguments = clipped_arguments(problem, optimizer, order, batch_size, "both", 3)
     kernels.network_train(**arguments)
     padding = np.setdiff1d(np.arange(len(problem.parameters)), problem.used)
     assert len(padding)
