@@ -59,8 +59,13 @@ ADAMAX, NADAM, LION = CODES["ADAMAX"], CODES["NADAM"], CODES["LION"]
 NORM_PARTS = CODES["NORM_PARTS"]
 N_IN, N_OUT, WEIGHT = CODES["N_IN"], CODES["N_OUT"], CODES["WEIGHT"]
 STRIDE, BIAS, ACTIVATION = CODES["STRIDE"], CODES["BIAS"], CODES["ACTIVATION"]
-BIASES = CODES["BIASES"]
-ALPHA = CODES["ALPHA"]
+KIND, SEED, BIASES = CODES["KIND"], CODES["SEED"], CODES["BIASES"]
+WEIGHT_ROWS, WEIGHT_COLUMNS = CODES["WEIGHT_ROWS"], CODES["WEIGHT_COLUMNS"]
+ALPHA, DROP_RATE = CODES["ALPHA"], CODES["DROP_RATE"]
+NORM_EPS, NORM_MOMENTUM = CODES["NORM_EPS"], CODES["NORM_MOMENTUM"]
+DENSE, ELEMENTWISE, DROPOUT = CODES["DENSE"], CODES["ELEMENTWISE"], CODES["DROPOUT"]
+PRELU, LAYER_NORM = CODES["PRELU"], CODES["LAYER_NORM"]
+BATCH_NORM, BATCH_NORM_TRAINING = CODES["BATCH_NORM"], CODES["BATCH_NORM_TRAINING"]
 ROW_BLOCK = CODES["ROW_BLOCK"]
 ROW_MULTIPLE = CODES["ROW_MULTIPLE"]
 
@@ -78,6 +83,9 @@ NO_PLACE = np.zeros(len(LAYER_COLUMNS), np.int64)
 # As types of their own values, literal numbers would be compiled apart from other numbers.
 FIRST_THREAD, ONE_THREAD = np.int64(0), np.int64(1)
 LINEAR = np.int64(IDENTITY)
+
+#: The first stage of a sweep, see `_sweep_rows`.
+GATHERING = np.int64(-1)
 
 # A tile of 8 × 2 vectors needs the 32 registers of AVX-512; 4 × 2 fit into 16.
 _FEATURES = binding.get_host_cpu_features()
@@ -102,6 +110,9 @@ NEAR_ONE, LARGE = np.float32(20), np.float32(2.0**60)
 #: team takes 5 µs on an idle machine and some 100 µs on a busy one.
 PRODUCTS_OF_A_THREAD = 2**20
 UPDATES_OF_A_THREAD = 2**16
+
+#: What a unit costs where its layer meets the batch, in multiply-adds.
+PRODUCTS_OF_A_MEETING = 8
 
 #: Parameters that a thread updates in one go.
 UPDATE_RUN = 2**12
@@ -1852,7 +1863,7 @@ def _backward_weight(
                 _update_row(
                     theta, _row(grad, r), state, position, optimizer, coefficients, averaging
                 )
-        if i == 0:
+        if i == 0 and bias.size:
             grad = _block(tile_memory, 0, 1, 0, j_end - j)
             _clear(grad)
             grad_bias = _row(grad, 0)
@@ -2047,20 +2058,42 @@ def optimizer_step(
 
 
 # --- Network: views of the arena and of the workspace -------------------------------------
-# The training workspace holds, in this order: the gathered batch; the activation and δ of
-# each layer; the loss of each sample; the threads' panels.
+# The training workspace holds, in this order: the gathered batch; the activation, the δ and
+# the notes of each layer; the loss of each sample; the threads' panels.
 
 
 @_inline
 def _weight_of(layers, layer, arena):
-    """Return the view of a layer's weight, (n_in, n_out)."""
+    """Return the view of a dense layer's weight, (n_in, n_out)."""
     place = _row(layers, layer)
     return _matrix(arena, place[WEIGHT], place[N_IN], place[N_OUT], place[STRIDE])
 
 
 @_inline
+def _weights_of(layers, layer, arena):
+    """Return the weights of normalisation, one of each unit."""
+    return _vector(arena, layers[layer, WEIGHT], layers[layer, N_OUT])
+
+
+@_inline
 def _bias_of(layers, layer, arena):
     return _vector(arena, layers[layer, BIAS], layers[layer, N_OUT])
+
+
+@_inline
+def _running_of(layers, layer, which, arena):
+    """Return the running means (0) or variances (1) of batch normalisation."""
+    start = layers[layer, BIAS] + (1 + which) * layers[layer, STRIDE]
+    return _vector(arena, start, layers[layer, N_OUT])
+
+
+@_inline
+def _notes_size(layers, layer, n_rows, itemsize):
+    """Return the elements that a layer notes of a batch: see arena.notes_size."""
+    kind = layers[layer, KIND]
+    if kind != LAYER_NORM and kind != BATCH_NORM and kind != BATCH_NORM_TRAINING:
+        return 0
+    return 2 * row_stride(n_rows, itemsize) + 4 * row_stride(layers[layer, N_OUT], itemsize)
 
 
 @_inner
@@ -2069,6 +2102,7 @@ def _workspace_start(layers, layer, n_rows, itemsize):
     start = n_rows * row_stride(layers[0, N_IN], itemsize)
     for below in range(layer):
         start += 2 * n_rows * row_stride(layers[below, N_OUT], itemsize)
+        start += _notes_size(layers, below, n_rows, itemsize)
     return start
 
 
@@ -2084,11 +2118,32 @@ def _activation_of(layers, layer, n_rows, workspace):
 
 
 @_inline
+def _input_of(layers, layer, inputs, workspace):
+    """Return what a layer takes from a batch."""
+    return inputs if layer == 0 else _activation_of(layers, layer - 1, inputs.shape[0], workspace)
+
+
+@_inline
 def _delta_of(layers, layer, n_rows, workspace):
     n_out = layers[layer, N_OUT]
     stride = row_stride(n_out, workspace.itemsize)
     start = _workspace_start(layers, layer, n_rows, workspace.itemsize) + n_rows * stride
     return _matrix(workspace, start, n_rows, n_out, stride)
+
+
+@_inner
+def _unit_notes(layers, layer, which, n_rows, workspace):
+    """Return the means of units (0), their 1/√(v + ε) (1), the sums of δ (2), of δ x̂ (3)."""
+    stride = row_stride(layers[layer, N_OUT], workspace.itemsize)
+    start = _workspace_start(layers, layer, n_rows, workspace.itemsize)
+    return _vector(workspace, start + (2 * n_rows + which) * stride, layers[layer, N_OUT])
+
+
+@_inline
+def _row_notes(layers, layer, which, n_rows, workspace):
+    """Return the means of samples (0), their 1/√(v + ε) (1); or their shares (0)."""
+    start = _workspace_start(layers, layer + 1, n_rows, workspace.itemsize)
+    return _vector(workspace, start - (2 - which) * row_stride(n_rows, workspace.itemsize), n_rows)
 
 
 @_inline
@@ -2106,8 +2161,346 @@ def _panels_of(layers, n_rows, workspace):
 
 
 @_inline
-def _run_layer(layers, settings, parameters, layer, activation, x, out):
-    """Run a layer, or for IDENTITY its z only."""
+def _panel_of(thread, n_threads, layers, n_rows, workspace):
+    """Return a thread's part of the panels: more than 60 rows of any layer."""
+    panels = _panels_of(layers, n_rows, workspace)
+    size = panels.size // (n_threads * ROW_MULTIPLE) * ROW_MULTIPLE
+    return _vector(panels, thread * size, size)
+
+
+# --- Network: layers that are not dense ---------------------------------------------------
+# A `passage` says where rows pass a layer: the first of them in the batch, the number of the
+# step, the rows of the batch, a workspace with its notes, a panel. Where only the output is
+# wanted the batch has 0 rows, and nothing is noted.
+
+
+@_inline
+def _whole(n_rows, workspace, panel):
+    """Return the passage of a batch as a whole."""
+    return FIRST_THREAD, FIRST_THREAD, n_rows, workspace, panel
+
+
+@_inline
+def _mixed(bits):
+    """Scramble 64 bits: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+@_inline
+def _scrambled(bits):
+    """Scramble 32 bits: Wellons, Prospecting for hash functions, 2018, "lowbias32"."""
+    bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(bits ^ (bits >> np.uint32(16)))
+
+
+@_inner
+def _drop(network, layer, x, start, visit, out):
+    """Set inputs to 0 by a mask that is a function of the seed and their place alone."""
+    layers, settings, _ = network
+    rate, real = settings[layer, DROP_RATE], x.dtype.type
+    threshold, scale = np.uint32(rate * 4294967296.0), real(1.0 / (1.0 - rate))
+    of_layer = _mixed(np.uint64(layers[layer, SEED] + visit) ^ _mixed(np.uint64(layer + 1)))
+    for i in range(out.shape[0]):
+        key = _mixed(of_layer + np.uint64(start + i))
+        low, high = np.uint32(key), np.uint32(key >> np.uint64(32))
+        source, sink = _row(x, i), _row(out, i)
+        for j in range(sink.size):
+            bits = _scrambled(np.uint32(_scrambled(np.uint32(np.uint32(j) ^ low)) ^ high))
+            kept = source[j] * scale
+            sink[j] = kept if bits >= threshold else ZERO
+
+
+@_inner
+def _rectify(network, layer, x, values, panel, out):
+    """Multiply values by PReLU's slopes where the inputs are not above 0."""
+    layers, _, parameters = network
+    n_weights, start = layers[layer, WEIGHT_COLUMNS], layers[layer, WEIGHT]
+    slopes = _vector(panel, 0, layers[layer, N_OUT])
+    for j in range(slopes.size):
+        slopes[j] = parameters[start + (j if n_weights == slopes.size else 0)]
+    for i in range(out.shape[0]):
+        source, value, sink = _row(x, i), _row(values, i), _row(out, i)
+        for j in range(sink.size):
+            steep, flat = value[j], value[j] * slopes[j]
+            sink[j] = steep if source[j] > ZERO else flat
+
+
+@_inner(fastmath={"reassoc", "contract", "nsz"})
+def _row_moments(x, eps):
+    """Return the mean of a row, and 1/√(v + ε) with its variance v."""
+    n, total, squares = x.dtype.type(x.size), x.dtype.type(0), x.dtype.type(0)
+    for j in range(x.size):
+        total += x[j]
+    mean = total / n
+    for j in range(x.size):
+        distance = x[j] - mean
+        squares += distance * distance
+    return mean, ONE / math.sqrt(squares / n + eps)
+
+
+@_inline
+def _normalise_samples(network, layer, x, passage, out):
+    """Normalise each row over its units."""
+    layers, settings, parameters = network
+    first, _, n_rows, workspace, panel = passage
+    weight, bias = _weights_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
+    eps = x.dtype.type(settings[layer, NORM_EPS])
+    means = scales = _vector(panel, 0, 0)
+    if n_rows > 0:
+        means = _row_notes(layers, layer, 0, n_rows, workspace)
+        scales = _row_notes(layers, layer, 1, n_rows, workspace)
+    for i in range(out.shape[0]):
+        source, sink = _row(x, i), _row(out, i)
+        mean, scale = _row_moments(source, eps)
+        for j in range(sink.size):
+            sink[j] = (source[j] - mean) * scale * weight[j] + bias[j]
+        if n_rows > 0:
+            means[first + i], scales[first + i] = mean, scale
+
+
+@_inner
+def _moments_of_units(network, layer, passage):
+    """Return mean and 1/√(v + ε) of each unit, of the batch or from memory."""
+    layers, settings, parameters = network
+    _, _, n_rows, workspace, panel = passage
+    if layers[layer, KIND] == BATCH_NORM_TRAINING:
+        mean = _unit_notes(layers, layer, 0, n_rows, workspace)
+        return mean, _unit_notes(layers, layer, 1, n_rows, workspace)
+    variance = _running_of(layers, layer, 1, parameters)
+    scale, eps = _vector(panel, 0, variance.size), panel.dtype.type(settings[layer, NORM_EPS])
+    for j in range(scale.size):
+        scale[j] = ONE / math.sqrt(variance[j] + eps)
+    return _running_of(layers, layer, 0, parameters), scale
+
+
+@_inner
+def _forward_units(network, layer, x, passage, out):
+    """Compute z of rows in a layer that has neither an activation nor a matrix of weights."""
+    layers, _, parameters = network
+    kind = layers[layer, KIND]
+    if kind == DROPOUT:
+        _drop(network, layer, x, passage[0], passage[1], out)
+    elif kind == PRELU:
+        _rectify(network, layer, x, x, passage[4], out)
+    elif kind == LAYER_NORM:
+        _normalise_samples(network, layer, x, passage, out)
+    else:
+        mean, scale = _moments_of_units(network, layer, passage)
+        weight, bias = _weights_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
+        for i in range(out.shape[0]):
+            source, sink = _row(x, i), _row(out, i)
+            for j in range(sink.size):
+                sink[j] = (source[j] - mean[j]) * scale[j] * weight[j] + bias[j]
+
+
+@_inner(fastmath={"reassoc", "contract", "nsz"})
+def _row_slopes(delta, weight, x, mean, scale):
+    """Return the means of δw and of δw x̂ over the units of a row."""
+    n, slope, along = x.dtype.type(x.size), x.dtype.type(0), x.dtype.type(0)
+    for j in range(x.size):
+        product = delta[j] * weight[j]
+        slope += product
+        along += product * ((x[j] - mean) * scale)
+    return slope / n, along / n
+
+
+@_inline
+def _carry_norm(network, layer, x, delta, start, passage, out):
+    """Compute ∂L/∂x of normalisation for rows of a batch, from row `start` on."""
+    layers, _, parameters = network
+    _, _, n_rows, workspace, _ = passage
+    kind, weight = layers[layer, KIND], _weights_of(layers, layer, parameters)
+    of_rows = _row_notes(layers, layer, 0, n_rows, workspace)  # means, or shares
+    scales = _row_notes(layers, layer, 1, n_rows, workspace)
+    sums, alongs = mean, scale = weight, weight
+    if kind != LAYER_NORM:
+        mean, scale = _moments_of_units(network, layer, passage)
+        sums = _unit_notes(layers, layer, 2, n_rows, workspace)
+        alongs = _unit_notes(layers, layer, 3, n_rows, workspace)
+    for i in range(out.shape[0]):
+        source, slope, sink = _row(x, i), _row(delta, i), _row(out, i)
+        if kind == LAYER_NORM:
+            m, s = of_rows[start + i], scales[start + i]
+            level, along = _row_slopes(slope, weight, source, m, s)
+            for j in range(sink.size):
+                sink[j] = s * (slope[j] * weight[j] - level - (source[j] - m) * s * along)
+        elif kind == BATCH_NORM:
+            for j in range(sink.size):
+                sink[j] = slope[j] * weight[j] * scale[j]
+        else:
+            share = of_rows[start + i]
+            for j in range(sink.size):
+                meeting = share * (sums[j] + (source[j] - mean[j]) * scale[j] * alongs[j])
+                sink[j] = weight[j] * scale[j] * (slope[j] - meeting)
+
+
+@_inner
+def _carry_units(network, layer, x, delta, start, passage, out):
+    """Compute ∂L/∂x of a layer that is not dense for rows of a batch, from row `start` on."""
+    kind = network[0][layer, KIND]
+    if kind == ELEMENTWISE:
+        _copy_rows(delta, out)
+    elif kind == DROPOUT:
+        _drop(network, layer, delta, start, passage[1], out)
+    elif kind == PRELU:
+        _rectify(network, layer, x, delta, passage[4], out)
+    else:
+        _carry_norm(network, layer, x, delta, start, passage, out)
+
+
+# Over the rows of a batch, each thread has some units of its own.
+
+
+@_inline
+def _units_of_thread(n_units, thread, n_threads):
+    n_blocks = -(-n_units // ROW_MULTIPLE)
+    first, last = n_blocks * thread // n_threads, n_blocks * (thread + 1) // n_threads
+    return first * ROW_MULTIPLE, min(last * ROW_MULTIPLE, n_units)
+
+
+@_inner
+def _sums_over_rows(network, layer, x, delta, first, last, passage):
+    """Return the sums over a batch of δ, and of δ x̂ or for PReLU δ min(x, 0), of some units."""
+    _, _, n_rows, workspace, panel = passage
+    layers, kind, n_units = network[0], network[0][layer, KIND], last - first
+    sums, along = _vector(panel, x.shape[1], n_units), _vector(panel, 2 * x.shape[1], n_units)
+    _set(sums, ZERO)
+    _set(along, ZERO)
+    mean = scale = means = scales = sums
+    if kind == LAYER_NORM:
+        means = _row_notes(layers, layer, 0, n_rows, workspace)
+        scales = _row_notes(layers, layer, 1, n_rows, workspace)
+    elif kind != PRELU:
+        mean, scale = _moments_of_units(network, layer, passage)
+        mean, scale = _vector(mean, first, n_units), _vector(scale, first, n_units)
+    for i in range(n_rows):
+        source, slope = _vector(_row(x, i), first, n_units), _vector(_row(delta, i), first, n_units)
+        if kind == PRELU:
+            for j in range(n_units):
+                along[j] += slope[j] * (ZERO if source[j] > ZERO else source[j])
+        elif kind == LAYER_NORM:
+            m, s = means[i], scales[i]
+            for j in range(n_units):
+                sums[j] += slope[j]
+                along[j] += slope[j] * ((source[j] - m) * s)
+        else:
+            for j in range(n_units):
+                sums[j] += slope[j]
+                along[j] += slope[j] * ((source[j] - mean[j]) * scale[j])
+    return sums, along
+
+
+@_inline
+def _batch_moments(network, layer, x, first, last, follows, workspace):
+    """Note mean and 1/√(v + ε) of some units over a batch; running ones may follow."""
+    layers, settings, parameters = network
+    n_rows, n_units = x.shape[0], last - first
+    shares = _row_notes(layers, layer, 0, n_rows, workspace)
+    mean = _vector(_unit_notes(layers, layer, 0, n_rows, workspace), first, n_units)
+    variance = _vector(_unit_notes(layers, layer, 1, n_rows, workspace), first, n_units)
+    _set(mean, ZERO)
+    _set(variance, ZERO)
+    for i in range(n_rows):
+        source, share = _vector(_row(x, i), first, n_units), shares[i]
+        for j in range(n_units):
+            mean[j] += share * source[j]
+    for i in range(n_rows):
+        source, share = _vector(_row(x, i), first, n_units), shares[i]
+        for j in range(n_units):
+            distance = source[j] - mean[j]
+            variance[j] += share * distance * distance
+    if follows:
+        means = _vector(_running_of(layers, layer, 0, parameters), first, n_units)
+        variances = _vector(_running_of(layers, layer, 1, parameters), first, n_units)
+        _follow(mean, variance, shares, settings[layer, NORM_MOMENTUM], means, variances)
+    eps = x.dtype.type(settings[layer, NORM_EPS])
+    for j in range(n_units):
+        variance[j] = ONE / math.sqrt(variance[j] + eps)
+
+
+@_inline
+def _follow(mean, variance, shares, momentum, means, variances):
+    """Move running moments towards those of a batch, unless it has no weight."""
+    total, lost, real = 0.0, 0.0, mean.dtype.type
+    for i in range(shares.size):
+        total += np.float64(shares[i])
+        lost += np.float64(shares[i]) * np.float64(shares[i])
+    rate, unbias = real(momentum), real(1.0 / (1.0 - lost) if lost < 1.0 else 1.0)
+    for j in range(mean.size if total != 0.0 else 0):
+        means[j] += rate * (mean[j] - means[j])
+        variances[j] += rate * (variance[j] * unbias - variances[j])
+
+
+@_inner
+def _meet_units(
+    thread,
+    n_threads,
+    layers,
+    settings,
+    parameters,
+    layer,
+    upwards,
+    follows,
+    inputs,
+    workspace,
+):
+    """Note the moments of a batch, or on the way back the sums of its δ, of a thread's units."""
+    network, n_rows = (layers, settings, parameters), inputs.shape[0]
+    first, last = _units_of_thread(layers[layer, N_OUT], thread, n_threads)
+    x = _input_of(layers, layer, inputs, workspace)
+    if upwards:
+        _batch_moments(network, layer, x, first, last, follows, workspace)
+        return
+    delta = _delta_of(layers, layer, n_rows, workspace)
+    panel = _panel_of(thread, n_threads, layers, n_rows, workspace)
+    passage = _whole(n_rows, workspace, panel)
+    sums, along = _sums_over_rows(network, layer, x, delta, first, last, passage)
+    _copy(sums, _vector(_unit_notes(layers, layer, 2, n_rows, workspace), first, sums.size))
+    _copy(along, _vector(_unit_notes(layers, layer, 3, n_rows, workspace), first, sums.size))
+
+
+@_inline
+def _unit_gradient(thread, n_threads, network, layer, x, delta, workspace):
+    """Return a thread's first unit, and the derivatives by its weights and biases (BP4, BP3)."""
+    layers, n_units = network[0], x.shape[1]
+    first, last = _units_of_thread(n_units, thread, n_threads)
+    shared = layers[layer, WEIGHT_COLUMNS] < n_units
+    if shared:  # by one thread, all units
+        first, last = 0, n_units if thread == 0 else 0
+    if layers[layer, WEIGHT_ROWS] == 0:
+        last = first
+    panel = _panel_of(thread, n_threads, layers, x.shape[0], workspace)
+    passage = _whole(x.shape[0], workspace, panel)
+    sums, along = _sums_over_rows(network, layer, x, delta, first, last, passage)
+    if shared and last > first:
+        for j in range(1, n_units):
+            along[0] += along[j]
+        along = _vector(along, 0, 1)
+    return first, along, sums
+
+
+# --- Network: the layers in sequence ------------------------------------------------------
+# Forward, loss and BP2 need only a sample's own row, so each thread takes its rows through
+# all layers; the update (BP3, BP4) sums over rows, so each thread takes its blocks of every
+# layer's weight. A forward pass opens one parallel region, a training step two.
+#
+# A sweep has stages: −1 gathers the batch, ℓ runs layer ℓ forward, the last one to the loss,
+# 2 top + 1 − ℓ carries δ below layer ℓ. Where a layer takes statistics of the batch, its
+# stages wait for all threads.
+
+
+@_inline
+def _is_plain(layers, layer):
+    """Return whether a layer may have an activation: it is dense or elementwise."""
+    return layers[layer, KIND] <= ELEMENTWISE
+
+
+@_inline
+def _run_dense(layers, settings, parameters, layer, activation, x, out):
+    """Run a dense layer, or for IDENTITY its z only."""
     weight, bias = _weight_of(layers, layer, parameters), _bias_of(layers, layer, parameters)
     in_tiles, alpha = _part_in_tiles(activation), settings[layer, ALPHA]
     _forward(FIRST_THREAD, ONE_THREAD, x, weight, bias, in_tiles, alpha, out)
@@ -2115,10 +2508,23 @@ def _run_layer(layers, settings, parameters, layer, activation, x, out):
         _activate(out, activation, alpha)
 
 
-# --- Network: the layers in sequence ------------------------------------------------------
-# Forward, loss and BP2 need only a sample's own row, so each thread takes its rows through
-# all layers; the update (BP3, BP4) sums over rows, so each thread takes its blocks of every
-# layer's weight. A forward pass opens one parallel region, a training step two.
+@_inline
+def _run_plain(layers, settings, parameters, layer, activation, x, out):
+    """Run a dense or elementwise layer, or for IDENTITY its z only."""
+    if layers[layer, KIND] == DENSE:
+        _run_dense(layers, settings, parameters, layer, activation, x, out)
+    else:
+        _copy_rows(x, out)
+        _activate(out, activation, settings[layer, ALPHA])
+
+
+@_inline
+def _run_layer(layers, settings, parameters, layer, activation, x, out, passage):
+    """Run a layer."""
+    if _is_plain(layers, layer):
+        _run_plain(layers, settings, parameters, layer, activation, x, out)
+    else:
+        _forward_units((layers, settings, parameters), layer, x, passage, out)
 
 
 @_inner
@@ -2126,22 +2532,26 @@ def _forward_blocks(thread, n_threads, layers, settings, parameters, x, out, wor
     """Run a thread's blocks of rows through all layers; two buffers take turns."""
     n_samples, last_layer = out.shape[0], layers.shape[0] - 1
     widest = 0
-    for layer in range(last_layer):
+    for layer in range(last_layer + 1):
         widest = max(widest, layers[layer, N_OUT])
     stride = row_stride(widest, workspace.itemsize)
     buffer_size = min(n_samples, ROW_BLOCK) * stride
+    panel = _vector(workspace, 2 * n_threads * buffer_size + thread * widest, widest)
     n_blocks = -(-n_samples // (ROW_BLOCK * n_threads)) * n_threads
     for block in range(thread, n_blocks, n_threads):
         first, last = n_samples * block // n_blocks, n_samples * (block + 1) // n_blocks
-        below = _rows_between(x, first, last)
-        for layer in range(last_layer):
-            start = (2 * thread + layer % 2) * buffer_size
-            above = _matrix(workspace, start, last - first, layers[layer, N_OUT], stride)
+        below, passage = (
+            _rows_between(x, first, last),
+            (first, FIRST_THREAD, FIRST_THREAD, workspace, panel),
+        )
+        for layer in range(last_layer + 1):
+            start, n_out = (2 * thread + layer % 2) * buffer_size, layers[layer, N_OUT]
+            above = _rows_between(out, first, last)
+            if layer < last_layer:
+                above = _matrix(workspace, start, last - first, n_out, stride)
             activation = layers[layer, ACTIVATION]
-            _run_layer(layers, settings, parameters, layer, activation, below, above)
+            _run_layer(layers, settings, parameters, layer, activation, below, above, passage)
             below = above
-        above, activation = _rows_between(out, first, last), layers[last_layer, ACTIVATION]
-        _run_layer(layers, settings, parameters, last_layer, activation, below, above)
 
 
 @_inner
@@ -2159,65 +2569,97 @@ def _sweep_rows(
     loss,
     loss_parameters,
     inputs,
+    visit,
+    start,
+    stop,
     workspace,
 ):
-    """Take a thread's rows forward through all layers, to their losses, their δ back down."""
+    """Take a thread's rows through the stages from `start` to before `stop`."""
     n_rows, top = inputs.shape[0], layers.shape[0] - 1
     first, last = n_rows * thread // n_threads, n_rows * (thread + 1) // n_threads
-    for i in range(first, last if order.size else first):
+    panel = _panel_of(thread, n_threads, layers, n_rows, workspace)
+    network, passage = (layers, settings, parameters), (first, visit, n_rows, workspace, panel)
+    for i in range(first, last if order.size and start < 0 else first):
         _copy(_row(x, order[i]), _row(inputs, i))
-    below = _rows_between(inputs, first, last)
-    for layer in range(top):
-        above = _rows_between(_activation_of(layers, layer, n_rows, workspace), first, last)
-        activation = layers[layer, ACTIVATION]
-        if _takes_z(activation):  # z stays in the place of δ until δ comes
-            z = _rows_between(_delta_of(layers, layer, n_rows, workspace), first, last)
-            _run_layer(layers, settings, parameters, layer, IDENTITY, below, z)
-            _copy_rows(z, above)
-            _activate(above, activation, settings[layer, ALPHA])
+    lowest = max(start, 0)
+    below = _rows_between(_input_of(layers, min(lowest, top), inputs, workspace), first, last)
+    for layer in range(lowest, min(stop, top + 1)):
+        output = _activation_of(layers, layer, n_rows, workspace)
+        slopes = _delta_of(layers, layer, n_rows, workspace)
+        above, delta = _rows_between(output, first, last), _rows_between(slopes, first, last)
+        activation, alpha = layers[layer, ACTIVATION], settings[layer, ALPHA]
+        if not _is_plain(layers, layer):
+            _forward_units(network, layer, below, passage, above)
+        elif _takes_z(activation) and layer < top:  # z stays in the place of δ until δ comes
+            _run_plain(layers, settings, parameters, layer, LINEAR, below, delta)
+            _copy_rows(delta, above)
+            _activate(above, activation, alpha)
         else:
-            _run_layer(layers, settings, parameters, layer, activation, below, above)
+            _run_plain(layers, settings, parameters, layer, activation, below, above)
+        if layer == top:
+            objective = order, loss, loss_parameters
+            losses = _losses_of(layers, n_rows, workspace)
+            _losses(first, last, output, target, labels, *objective, losses)
+            _loss_gradients(first, last, output, target, labels, sample_weight, *objective, slopes)
+            if _takes_z(activation):  # y has given its loss: z takes its place
+                _run_plain(layers, settings, parameters, top, LINEAR, below, above)
+            _apply_derivative(above, activation, alpha, delta)
         below = above
-    output = _activation_of(layers, top, n_rows, workspace)
-    slopes = _delta_of(layers, top, n_rows, workspace)
-    losses, activation = _losses_of(layers, n_rows, workspace), layers[top, ACTIVATION]
-    above = _rows_between(output, first, last)
-    _run_layer(layers, settings, parameters, top, activation, below, above)
-    objective = order, loss, loss_parameters
-    _losses(first, last, output, target, labels, *objective, losses)
-    _loss_gradients(first, last, output, target, labels, sample_weight, *objective, slopes)
-    delta = _rows_between(slopes, first, last)
-    if _takes_z(activation):  # y has given its loss: z takes its place
-        _run_layer(layers, settings, parameters, top, IDENTITY, below, above)
-    _apply_derivative(above, activation, settings[top, ALPHA], delta)
-    panels = _panels_of(layers, n_rows, workspace)
-    size = panels.size // (n_threads * ROW_MULTIPLE) * ROW_MULTIPLE
-    panel = _vector(panels, thread * size, size)
-    for layer in range(top, 0, -1):
-        weight = _weight_of(layers, layer, parameters)
+    for stage in range(max(start, top + 1), stop):
+        layer = 2 * top + 1 - stage
+        delta = _rows_between(_delta_of(layers, layer, n_rows, workspace), first, last)
         out = _rows_between(_delta_of(layers, layer - 1, n_rows, workspace), first, last)
+        y = _rows_between(_activation_of(layers, layer - 1, n_rows, workspace), first, last)
         activation, alpha = layers[layer - 1, ACTIVATION], settings[layer - 1, ALPHA]
-        known = out
-        if not _takes_z(activation):
-            y = _activation_of(layers, layer - 1, n_rows, workspace)
-            known = _rows_between(y, first, last)
-        _backward_input(
-            FIRST_THREAD, ONE_THREAD, delta, weight, known, activation, alpha, out, panel, n_rows
-        )
-        delta = out
+        known = out if _takes_z(activation) else y
+        if layers[layer, KIND] == DENSE:
+            weight, rule = _weight_of(layers, layer, parameters), (activation, alpha)
+            _backward_input(
+                FIRST_THREAD, ONE_THREAD, delta, weight, known, *rule, out, panel, n_rows
+            )
+        else:  # by strips, since `out` may be `known`
+            for i in range(0, last - first, TILE_ROWS):
+                i_end, n_units = min(i + TILE_ROWS, last - first), y.shape[1]
+                grad = _matrix(panel, n_units, i_end - i, n_units, n_units)
+                rows = _rows_between(y, i, i_end), _rows_between(delta, i, i_end)
+                _carry_units(network, layer, rows[0], rows[1], first + i, passage, grad)
+                _apply_derivative(_rows_between(known, i, i_end), activation, alpha, grad)
+                _copy_rows(grad, _rows_between(out, i, i_end))
 
 
 @_inner
 def _update_layers(
-    thread, n_threads, layers, updated, state, optimizer, coefficients, averaging, inputs, workspace
+    thread,
+    n_threads,
+    layers,
+    settings,
+    parameters,
+    updated,
+    state,
+    optimizer,
+    coefficients,
+    averaging,
+    inputs,
+    workspace,
 ):
     """Apply a thread's blocks of the gradient to the arena `updated`."""
-    n_rows, below = inputs.shape[0], inputs
+    n_rows, below, network = inputs.shape[0], inputs, (layers, settings, parameters)
     for layer in range(layers.shape[0]):
-        weight, bias = _weight_of(layers, layer, updated), _bias_of(layers, layer, updated)
         delta, place = _delta_of(layers, layer, n_rows, workspace), _row(layers, layer)
-        rule = state, place, optimizer, coefficients, averaging
-        _backward_weight(thread, n_threads, below, delta, weight, bias, *rule)
+        rule = optimizer, coefficients, averaging
+        if place[KIND] == DENSE:
+            weight = _weight_of(layers, layer, updated)
+            bias = _vector(updated, place[BIAS], place[BIASES])
+            _backward_weight(thread, n_threads, below, delta, weight, bias, state, place, *rule)
+        else:
+            first, slopes, sums = _unit_gradient(
+                thread, n_threads, network, layer, below, delta, workspace
+            )
+            start = place[WEIGHT] + first
+            _update_row(_vector(updated, start, slopes.size), slopes, state, start, *rule)
+            if place[BIASES] > 0:
+                start = place[BIAS] + first
+                _update_row(_vector(updated, start, sums.size), sums, state, start, *rule)
         below = _activation_of(layers, layer, n_rows, workspace)
 
 
@@ -2228,7 +2670,7 @@ def _update_layers(
 @_inline
 def _rows_of_part(layers, layer, part):
     """Return the first and the last row of a layer in a part."""
-    n_rows = layers[layer, N_IN] + 1
+    n_rows = layers[layer, WEIGHT_ROWS] + (layers[layer, BIASES] > 0)
     return n_rows * part // NORM_PARTS, n_rows * (part + 1) // NORM_PARTS
 
 
@@ -2242,7 +2684,7 @@ def _clip_parts(thread, n_threads, layers, grad, clip_value, norms):
             first, last = _rows_of_part(layers, layer, part)
             for row in range(first, last):
                 start = layers[layer, WEIGHT] + row * layers[layer, STRIDE]
-                total += _clip_row(_vector(grad, start, layers[layer, N_OUT]), limit)
+                total += _clip_row(_vector(grad, start, layers[layer, WEIGHT_COLUMNS]), limit)
         norms[part] = math.sqrt(total)
 
 
@@ -2257,8 +2699,8 @@ def _update_parts(
             first, last = _rows_of_part(layers, layer, part)
             for row in range(first, last):
                 start = layers[layer, WEIGHT] + row * layers[layer, STRIDE]
-                slope = _vector(grad, start, layers[layer, N_OUT])
-                theta = _vector(parameters, start, layers[layer, N_OUT])
+                slope = _vector(grad, start, layers[layer, WEIGHT_COLUMNS])
+                theta = _vector(parameters, start, layers[layer, WEIGHT_COLUMNS])
                 for e in range(slope.size if scale != ONE else 0):
                     slope[e] *= scale
                 _update_row(theta, slope, state, start, optimizer, coefficients, averaging)
@@ -2266,6 +2708,7 @@ def _update_parts(
 
 _share_blocks = _threaded(_forward_blocks)
 _share_sweep = _threaded(_sweep_rows)
+_share_meeting = _threaded(_meet_units)
 _share_layers = _threaded(_update_layers)
 _share_clipping = _threaded(_clip_parts)
 _share_clipped = _threaded(_update_parts)
@@ -2277,27 +2720,91 @@ def _forward_network(network, x, out, workspace, n_threads):
     _share_blocks(n_useful, (*network, x, out, workspace))
 
 
+@_inline
+def _meet(network, data, order, layer, upwards, follows, inputs, workspace, n_threads):
+    """Note what a layer takes from the batch as a whole."""
+    layers, sample_weight, n_rows = network[0], data[3], inputs.shape[0]
+    if upwards:
+        scale = _share_scale(sample_weight, order, n_rows)
+        shares = _row_notes(layers, layer, 0, n_rows, workspace)
+        for i in range(n_rows):
+            shares[i] = _share(sample_weight, order, i, scale)
+    work = n_rows * layers[layer, N_OUT] * PRODUCTS_OF_A_MEETING
+    n_useful = _useful_threads(n_threads, work)
+    _share_meeting(n_useful, (*network, layer, upwards, follows, inputs, workspace))
+
+
+@_inline
+def _sweep(network, data, order, objective, workspace, n_threads, stop, visit, follows):
+    """Take a batch through the stages before `stop`; return its inputs."""
+    layers, top, stage = network[0], network[0].shape[0] - 1, GATHERING
+    inputs = _activation_of(layers, -1, order.size, workspace) if order.size else data[0]
+    n_useful = min(n_threads, max(1, inputs.shape[0]))
+    while stage < stop:
+        start, stage = stage, stage + 1
+        while stage < stop and layers[_layer_at(stage, top), KIND] != BATCH_NORM_TRAINING:
+            stage += 1
+        stages = visit, start, stage, workspace
+        _share_sweep(n_useful, (*network, *data, order, *objective, inputs, *stages))
+        if stage < stop:
+            layer, upwards = _layer_at(stage, top), stage <= top
+            _meet(network, data, order, layer, upwards, follows, inputs, workspace, n_threads)
+    return inputs
+
+
+@_inline
+def _layer_at(stage, top):
+    return stage if stage <= top else 2 * top + 1 - stage
+
+
+@_inline
+def _meets(layers):
+    """Return whether a sample's output depends on the others of its batch."""
+    meets = False
+    for layer in range(layers.shape[0]):
+        meets |= layers[layer, KIND] == BATCH_NORM_TRAINING
+    return meets
+
+
+@_inner
+def _forward_meeting(network, data, workspace):
+    """Run a batch forward where layers take statistics of it."""
+    (layers, settings, parameters), below = network, data[0]
+    n_rows, no_order = below.shape[0], _as_vector(NO_INDICES)
+    passage = _whole(n_rows, workspace, _panels_of(layers, n_rows, workspace))
+    for layer in range(layers.shape[0]):
+        if layers[layer, KIND] == BATCH_NORM_TRAINING:
+            _meet(network, data, no_order, layer, True, False, data[0], workspace, ONE_THREAD)
+        above, activation = (
+            _activation_of(layers, layer, n_rows, workspace),
+            layers[layer, ACTIVATION],
+        )
+        _run_layer(layers, settings, parameters, layer, activation, below, above, passage)
+        below = above
+
+
+@_inline
+def _sweep_once(network, data, objective, workspace, n_threads):
+    """Compute the losses and the δ of rows as they lie; return these."""
+    stop, no_order = 2 * network[0].shape[0] - 1, _as_vector(NO_INDICES)
+    visit, follows = FIRST_THREAD, False
+    return _sweep(network, data, no_order, objective, workspace, n_threads, stop, visit, follows)
+
+
 @_inner
 def _risk(network, data, objective, workspace, n_threads):
     """Return the mean loss of a batch."""
     layers, (x, target, labels, sample_weight) = network[0], data
-    n_rows = x.shape[0]
+    n_rows, no_order = x.shape[0], _as_vector(NO_INDICES)
+    losses = _losses_of(layers, n_rows, workspace)
     output = _activation_of(layers, layers.shape[0] - 1, n_rows, workspace)
     panels = _panels_of(layers, n_rows, workspace)
-    _forward_network(network, x, output, panels, n_threads)
-    losses = _losses_of(layers, n_rows, workspace)
-    no_order = _as_vector(NO_INDICES)
+    if _meets(layers):
+        _forward_meeting(network, data, workspace)
+    else:
+        _forward_network(network, x, output, panels, n_threads)
     _losses(0, n_rows, output, target, labels, no_order, *objective, losses)
     return _mean(losses, sample_weight, no_order)
-
-
-@_inline
-def _sweep(network, data, order, objective, workspace, n_threads):
-    """Compute the losses and the δ of a batch; return its inputs."""
-    inputs = _activation_of(network[0], -1, order.size, workspace) if order.size else data[0]
-    n_useful = min(n_threads, max(1, inputs.shape[0]))
-    _share_sweep(n_useful, (*network, *data, order, *objective, inputs, workspace))
-    return inputs
 
 
 @_inline
@@ -2386,8 +2893,8 @@ def network_gradient(
     network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
     objective = loss, _as_vector(loss_parameters)
     n_useful = _useful_threads(n_threads, x.shape[0] * parameters.size)
-    inputs = _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
-    _share_layers(n_useful, (network[0], *_storing(grad), inputs, workspace))
+    inputs = _sweep_once(network, data, objective, workspace, n_useful)
+    _share_layers(n_useful, (*network, *_storing(grad), inputs, workspace))
     losses = _losses_of(network[0], x.shape[0], workspace)
     return _mean(losses, data[3], _as_vector(NO_INDICES))
 
@@ -2454,21 +2961,21 @@ def network_train(
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update."""
     network = _network(layers, settings, parameters)
     data, no_averaging = _data(x, target, labels, sample_weight), averaging.size == 0
-    objective = loss, _as_vector(loss_parameters)
+    objective, stop = (loss, _as_vector(loss_parameters)), 2 * layers.shape[0] - 1
     for step in range(losses.size):
         start = step * batch_size
         batch = _vector(order, start, min(batch_size, order.size - start))
         n_useful = _useful_threads(n_threads, batch.size * parameters.size)
-        inputs = _sweep(network, data, batch, objective, workspace, n_useful)
+        inputs = _sweep(network, data, batch, objective, workspace, n_useful, stop, step, True)
         moves = _vector(averaging, 0, 0) if no_averaging else _vector(averaging, step, 1)
         rule = parameters, state, optimizer, _row(coefficients, step), moves
         if grad.size:
-            _share_layers(n_useful, (network[0], *_storing(grad), inputs, workspace))
+            _share_layers(n_useful, (*network, *_storing(grad), inputs, workspace))
             norms = _panels_of(network[0], batch.size, workspace)
             scale = _clip(network[0], clip_value, clip_norm, grad, norms, n_useful)
             _share_clipped(n_useful, (network[0], grad, scale, *rule))
         else:
-            _share_layers(n_useful, (network[0], *rule, inputs, workspace))
+            _share_layers(n_useful, (*network, *rule, inputs, workspace))
         losses[step] = _mean(_losses_of(network[0], batch.size, workspace), data[3], batch)
 
 
@@ -2494,12 +3001,16 @@ def network_input_gradient(
     network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
     n_rows, objective = x.shape[0], (loss, _as_vector(loss_parameters))
     n_useful = _useful_threads(n_threads, n_rows * parameters.size)
-    _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
-    delta, weight = _delta_of(layers, 0, n_rows, workspace), _weight_of(layers, 0, parameters)
-    n_useful = _useful_threads(n_threads, n_rows * weight.size)
-    panels = _panels_of(layers, n_rows, workspace)
-    arguments = delta, _as_matrix(weight), data[0], LINEAR, 0.0, out, panels, n_rows
-    _share_backward_input(n_useful, arguments)
+    _sweep_once(network, data, objective, workspace, n_useful)
+    delta, panels = _delta_of(layers, 0, n_rows, workspace), _panels_of(layers, n_rows, workspace)
+    if layers[0, KIND] == DENSE:
+        weight = _as_matrix(_weight_of(layers, 0, parameters))
+        n_useful = _useful_threads(n_threads, n_rows * weight.size)
+        arguments = delta, weight, data[0], LINEAR, 0.0, out, panels, n_rows
+        _share_backward_input(n_useful, arguments)
+    else:
+        passage = _whole(n_rows, workspace, panels)
+        _carry_units(network, 0, data[0], delta, FIRST_THREAD, passage, out)
     return _mean(_losses_of(layers, n_rows, workspace), data[3], _as_vector(NO_INDICES))
 
 
@@ -2519,11 +3030,11 @@ def _jacobian_block(layers, settings, parameters, x, out, workspace):
         y = known = _matrix(workspace, place, n_rows, n_units, stride)
         if _takes_z(activation):
             y = _matrix(workspace, buffers + layer % 2 * n_seeds * widest, n_rows, n_units, stride)
-            _run_layer(layers, settings, parameters, layer, LINEAR, below, known)
+            _run_dense(layers, settings, parameters, layer, LINEAR, below, known)
             _copy_rows(known, y)
             _activate(y, activation, settings[layer, ALPHA])
         else:
-            _run_layer(layers, settings, parameters, layer, activation, below, y)
+            _run_dense(layers, settings, parameters, layer, activation, below, y)
         place, below = place + n_rows * stride, y
     start = buffers + 2 * n_seeds * widest
     panel = _vector(workspace, start, workspace.size - start)
@@ -2606,10 +3117,11 @@ def _sample_gradients(
         row = target if labels.size else _rows_between(target, i, i + 1)
         label = _vector(labels, i, 1) if labels.size else labels
         sample = inputs, row, label, no_weights, no_order
-        objective = loss, loss_parameters, inputs, workspace
-        _sweep_rows(FIRST_THREAD, ONE_THREAD, layers, settings, parameters, *sample, *objective)
+        objective, network = (loss, loss_parameters, inputs), (layers, settings, parameters)
+        stages = FIRST_THREAD, GATHERING, 2 * layers.shape[0] - 1
+        _sweep_rows(FIRST_THREAD, ONE_THREAD, *network, *sample, *objective, *stages, workspace)
         rule = _storing(_row(out, i))
-        _update_layers(FIRST_THREAD, ONE_THREAD, layers, *rule, inputs, workspace)
+        _update_layers(FIRST_THREAD, ONE_THREAD, *network, *rule, inputs, workspace)
 
 
 _share_samples = _threaded(_sample_gradients)
@@ -2661,7 +3173,7 @@ def network_gradient_norms(
     data = _data(x, target, labels, _vector(parameters, 0, 0))
     objective = loss, _as_vector(loss_parameters)
     n_useful = _useful_threads(n_threads, n_rows * parameters.size)
-    _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
+    _sweep_once(network, data, objective, workspace, n_useful)
     for i in range(n_rows):
         a, squares = _row(data[0], i), parameters.dtype.type(0)
         for layer in range(layers.shape[0]):
@@ -2692,7 +3204,7 @@ def network_factors(
     network, data = _network(layers, settings, parameters), _data(x, target, labels, sample_weight)
     n_rows, objective = x.shape[0], (loss, _as_vector(loss_parameters))
     n_useful = _useful_threads(n_threads, n_rows * parameters.size)
-    a = _sweep(network, data, _as_vector(NO_INDICES), objective, workspace, n_useful)
+    a = _sweep_once(network, data, objective, workspace, n_useful)
     first_input = first_delta = 0
     for layer in range(layers.shape[0]):
         n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
@@ -2784,7 +3296,7 @@ def _moved_outputs(layers, settings, parameters, n_rows, move, first, last, work
         start = (index - layer + 1) % 2 * size
         above = _matrix(buffers, start, last - first, n_units, stride)
         activation = layers[index, ACTIVATION]
-        _run_layer(layers, settings, parameters, index, activation, out, above)
+        _run_dense(layers, settings, parameters, index, activation, out, above)
         out = above
     return out
 
@@ -2898,7 +3410,7 @@ def _keep_z(layers, settings, parameters, x, rates, workspace):
         y, activation = _activation_of(layers, layer, n_rows, workspace), layers[layer, ACTIVATION]
         if _takes_z(activation):
             z = _rate_of(layers, 3, layer, n_rows, rates)
-            _run_layer(layers, settings, parameters, layer, LINEAR, below, z)
+            _run_dense(layers, settings, parameters, layer, LINEAR, below, z)
             if layer == top:
                 _copy_rows(z, y)
                 _activate(y, activation, settings[layer, ALPHA])
@@ -3005,7 +3517,7 @@ def network_hessian_product(
     training = _vector(workspace, start, workspace.size - start)
     objective, no_order = (loss, _as_vector(loss_parameters)), _as_vector(NO_INDICES)
     n_useful = _useful_threads(n_threads, n_rows * parameters.size)
-    _sweep(network, data, no_order, objective, training, n_useful)
+    _sweep_once(network, data, objective, training, n_useful)
     _keep_z(*network, data[0], workspace, training)
     _rates_forward(*network, direction, data[0], workspace, training)
     output = _activation_of(layers, top, n_rows, training)

@@ -286,16 +286,17 @@ KINKS = {row.code: row.kinks for row in ACTIVATIONS}
 
 
 def _distance_to_kinks(problem: Problem) -> float:
-    """Return how near to a kink of its activation a pre-activation z comes."""
+    """Return how near to a kink of its layer a number comes; what dropout made 0 stays there."""
     a, smallest = problem.x, np.inf
-    views = reference._layer_views(problem.layers, problem.parameters)
-    alphas = problem.settings[:, CODES["ALPHA"]]
-    for (weight, bias, activation), alpha in zip(views, alphas, strict=True):
-        z = a @ weight + bias
-        for kink in KINKS.get(activation, ()):
-            smallest = np.abs(z - kink).min(initial=smallest)
+    shares = reference._sample_shares(problem.sample_weight, len(a), a.dtype)
+    for layer in reference._layers_of(problem.layers, problem.settings, problem.parameters):
+        z = reference._before_activation(layer, a, shares)
+        kinks = (0,) if layer.kind == CODES["PRELU"] else KINKS.get(layer.activation, ())
+        for kink in kinks:
+            distances = np.abs((a if layer.kind == CODES["PRELU"] else z) - kink)
+            smallest = distances[distances > 0].min(initial=smallest)
         a = np.empty_like(z)
-        reference.activation_forward(z, activation, alpha, a)
+        reference.activation_forward(z, layer.activation, layer.settings[CODES["ALPHA"]], a)
     return float(smallest)
 
 
@@ -323,38 +324,68 @@ def _smallest_distance_of_loss(problem: Problem) -> float:
 def _draw_problem(
     rng: np.random.Generator,
     dtype: type,
-    widths: Sequence[int],
-    activations: Sequence[str],
+    shapes: Sequence[arena.LayerShape],
     loss: str,
     n_samples: int,
     as_labels: bool,
     plain: bool,
 ) -> Problem:
-    if loss == "gaussian_nll":  # a mean and a log-variance for each target
-        widths = (*widths[:-1], widths[-1] + widths[-1] % 2)
-    shapes = [
-        arena.LayerShape(n_in, n_out, CODES[name.upper()])
-        for (n_in, n_out), name in zip(itertools.pairwise(widths), activations, strict=True)
-    ]
     layers, n_elements = arena.layer_table(shapes, np.dtype(dtype).itemsize)
     parameters = arena.aligned_zeros(n_elements, dtype)
     used = _used(layers, n_elements)
     # About 1/√n_in in the hidden layers keeps every layer's outputs near 1.
-    parameters[used] = rng.normal(size=used.sum()) / np.sqrt(np.mean(widths))
-    n_out = widths[-1]
+    width = np.mean([shapes[0].n_in, *(shape.n_out for shape in shapes)])
+    parameters[used] = rng.normal(size=used.sum()) / np.sqrt(width)
+    n_out = shapes[-1].n_out
     target = _draw_target(rng, CODES[loss.upper()], (n_samples, n_out))
     labels = rng.integers(n_out, size=n_samples) if as_labels else np.empty(0, np.int64)
     return Problem(
         layers=layers,
         settings=np.full((len(layers), len(SETTING_COLUMNS)), 0.2),
         parameters=parameters,
-        x=rng.normal(size=(n_samples, widths[0])).astype(dtype),
+        x=rng.normal(size=(n_samples, shapes[0].n_in)).astype(dtype),
         target=target[: 0 if as_labels else n_samples].astype(dtype),
         labels=labels,
         sample_weight=np.empty(0, dtype),
         loss=CODES[loss.upper()],
         loss_parameters=_loss_parameters(CODES[loss.upper()], n_out, plain),
     )
+
+
+def _draw_rest(problem: Problem, rng: np.random.Generator) -> Problem:
+    """Draw what layers that are not dense have: running moments, seeds, settings."""
+    for layer in reference._layers_of(problem.layers, problem.settings, problem.parameters):
+        if len(layer.statistics):
+            layer.statistics[0] = rng.normal(size=layer.statistics.shape[1])
+            layer.statistics[1] = rng.uniform(0.5, 2, layer.statistics.shape[1])
+        if layer.kind == CODES["DROPOUT"]:
+            problem.layers[layer.position, CODES["SEED"]] = rng.integers(2**62)
+    problem.settings[:, :4] = [0.2, 0.4, 0.05, 0.3]
+    return problem
+
+
+@pytest.fixture
+def make_layers() -> Callable[..., Problem]:
+    """Return the function that draws a network of any layers, and a batch."""
+
+    def make(
+        dtype: type,
+        shapes: Sequence[arena.LayerShape],
+        loss: str = "quadratic",
+        n_samples: int = 5,
+        margin: float | None = None,
+    ) -> Problem:
+        """Draw until nothing is within `margin` (default 64 eps) of a kink."""
+        margin = 64 * np.finfo(dtype).eps if margin is None else margin
+        for seed in itertools.count():
+            rng = np.random.default_rng(seed)
+            problem = _draw_problem(rng, dtype, shapes, loss, n_samples, False, False)
+            problem = _draw_rest(problem, rng)
+            if min(_distance_to_kinks(problem), _smallest_distance_of_loss(problem)) > margin:
+                return problem
+        raise AssertionError
+
+    return make
 
 
 @pytest.fixture
@@ -373,11 +404,15 @@ def make_problem() -> Callable[..., Problem]:
     ) -> Problem:
         """Draw until nothing is within `margin` (default 64 eps) of a kink."""
         margin = 64 * np.finfo(dtype).eps if margin is None else margin
+        if loss == "gaussian_nll":  # a mean and a log-variance for each target
+            widths = (*widths[:-1], widths[-1] + widths[-1] % 2)
+        shapes = [
+            arena.LayerShape(n_in, n_out, CODES[name.upper()])
+            for (n_in, n_out), name in zip(itertools.pairwise(widths), activations, strict=True)
+        ]
         for seed in itertools.count():
             rng = np.random.default_rng(seed)
-            problem = _draw_problem(
-                rng, dtype, widths, activations, loss, n_samples, as_labels, plain
-            )
+            problem = _draw_problem(rng, dtype, shapes, loss, n_samples, as_labels, plain)
             if min(_distance_to_kinks(problem), _smallest_distance_of_loss(problem)) > margin:
                 return problem
         raise AssertionError
