@@ -63,6 +63,7 @@ KIND, SEED, BIASES = CODES["KIND"], CODES["SEED"], CODES["BIASES"]
 WEIGHT_ROWS, WEIGHT_COLUMNS = CODES["WEIGHT_ROWS"], CODES["WEIGHT_COLUMNS"]
 ALPHA, DROP_RATE = CODES["ALPHA"], CODES["DROP_RATE"]
 NORM_EPS, NORM_MOMENTUM = CODES["NORM_EPS"], CODES["NORM_MOMENTUM"]
+PENALIZED, L1, L2 = CODES["PENALIZED"], CODES["L1"], CODES["L2"]
 DENSE, ELEMENTWISE, DROPOUT = CODES["DENSE"], CODES["ELEMENTWISE"], CODES["DROPOUT"]
 PRELU, LAYER_NORM = CODES["PRELU"], CODES["LAYER_NORM"]
 BATCH_NORM, BATCH_NORM_TRAINING = CODES["BATCH_NORM"], CODES["BATCH_NORM_TRAINING"]
@@ -2792,6 +2793,36 @@ def _sweep_once(network, data, objective, workspace, n_threads):
 
 
 @_inner
+def _penalty(network):
+    """Return what all penalised weights add to the loss."""
+    layers, settings, parameters = network
+    total = 0.0
+    for layer in range(layers.shape[0]):
+        absolute, square = settings[layer, L1], settings[layer, L2] / 2.0
+        for row in range(layers[layer, PENALIZED]):
+            start = layers[layer, WEIGHT] + row * layers[layer, STRIDE]
+            for weight in _vector(parameters, start, layers[layer, WEIGHT_COLUMNS]):
+                w = np.float64(weight)
+                total += absolute * abs(w) + square * w * w
+    return total
+
+
+@_inner
+def _penalize(network, grad):
+    """Add the derivatives of the penalties to a gradient."""
+    layers, settings, parameters = network
+    real = grad.dtype.type
+    for layer in range(layers.shape[0]):
+        absolute, square = real(settings[layer, L1]), real(settings[layer, L2])
+        for row in range(layers[layer, PENALIZED]):
+            start = layers[layer, WEIGHT] + row * layers[layer, STRIDE]
+            weight = _vector(parameters, start, layers[layer, WEIGHT_COLUMNS])
+            slope = _vector(grad, start, weight.size)
+            for j in range(weight.size):
+                slope[j] += absolute * _sign(weight[j]) + square * weight[j]
+
+
+@_inner
 def _risk(network, data, objective, workspace, n_threads):
     """Return the mean loss of a batch."""
     layers, (x, target, labels, sample_weight) = network[0], data
@@ -2804,7 +2835,7 @@ def _risk(network, data, objective, workspace, n_threads):
     else:
         _forward_network(network, x, output, panels, n_threads)
     _losses(0, n_rows, output, target, labels, no_order, *objective, losses)
-    return _mean(losses, sample_weight, no_order)
+    return _mean(losses, sample_weight, no_order) + _penalty(network)
 
 
 @_inline
@@ -2895,8 +2926,9 @@ def network_gradient(
     n_useful = _useful_threads(n_threads, x.shape[0] * parameters.size)
     inputs = _sweep_once(network, data, objective, workspace, n_useful)
     _share_layers(n_useful, (*network, *_storing(grad), inputs, workspace))
+    _penalize(network, grad)
     losses = _losses_of(network[0], x.shape[0], workspace)
-    return _mean(losses, data[3], _as_vector(NO_INDICES))
+    return _mean(losses, data[3], _as_vector(NO_INDICES)) + _penalty(network)
 
 
 @_kernel
@@ -2969,14 +3001,16 @@ def network_train(
         inputs = _sweep(network, data, batch, objective, workspace, n_useful, stop, step, True)
         moves = _vector(averaging, 0, 0) if no_averaging else _vector(averaging, step, 1)
         rule = parameters, state, optimizer, _row(coefficients, step), moves
+        losses[step] = _penalty(network)  # before weights change
         if grad.size:
             _share_layers(n_useful, (*network, *_storing(grad), inputs, workspace))
+            _penalize(network, grad)
             norms = _panels_of(network[0], batch.size, workspace)
             scale = _clip(network[0], clip_value, clip_norm, grad, norms, n_useful)
             _share_clipped(n_useful, (network[0], grad, scale, *rule))
         else:
             _share_layers(n_useful, (*network, *rule, inputs, workspace))
-        losses[step] = _mean(_losses_of(network[0], batch.size, workspace), data[3], batch)
+        losses[step] += _mean(_losses_of(network[0], batch.size, workspace), data[3], batch)
 
 
 # --- Other derivatives, on the same passes ------------------------------------------------
@@ -3011,7 +3045,8 @@ def network_input_gradient(
     else:
         passage = _whole(n_rows, workspace, panels)
         _carry_units(network, 0, data[0], delta, FIRST_THREAD, passage, out)
-    return _mean(_losses_of(layers, n_rows, workspace), data[3], _as_vector(NO_INDICES))
+    losses = _losses_of(layers, n_rows, workspace)
+    return _mean(losses, data[3], _as_vector(NO_INDICES)) + _penalty(network)
 
 
 @_inner

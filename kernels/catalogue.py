@@ -564,7 +564,9 @@ OPTIMIZERS = (
 
 # Only dense and elementwise layers have an activation; that of the others is the identity.
 # Dropout and batch normalisation are other layers where a network is in use than where it is
-# in training: dropout passes x on, and batch_norm takes its statistics from memory.
+# in training: dropout passes x on, and batch_norm takes its statistics from memory. Tables with
+# batch_norm_training are for network_loss, network_gradient, network_difference_gradient and
+# network_train; the other kernels take the network in use.
 LAYER_KINDS = (
     LayerKind("dense", 0, "W x + b"),
     LayerKind("elementwise", 1, "x"),
