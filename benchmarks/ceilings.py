@@ -12,7 +12,7 @@ import numpy as np
 
 from fastmlp import kernels
 
-__all__ = ["Ceilings", "Work", "bandwidth", "multiply_add_rate", "survey"]
+__all__ = ["Ceilings", "Work", "bandwidth", "multiply_add_rate", "survey", "yardstick"]
 
 #: Rounds of 12 vectors of multiply-adds: half a millisecond.
 FMA_STEPS = 300_000
@@ -67,6 +67,17 @@ def multiply_add_rate(dtype: str, n_threads: int) -> float:
         flops = run(dtype == "float32", FMA_STEPS, n_threads)
         best = max(best, flops / (perf_counter() - began))
     return best
+
+
+def yardstick() -> float:
+    """Return the seconds of 10⁹ multiply-adds in a number, from one run as long as a short round.
+
+    Not from the fastest of some runs: what slows a core for a moment is to slow both.
+    """
+    run = kernels.load_backend("cython").multiply_add_registers
+    began = perf_counter()
+    flops = run(True, ATTEMPTS * FMA_STEPS, 1)
+    return 2e9 * (perf_counter() - began) / flops
 
 
 @cache

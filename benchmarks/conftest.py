@@ -39,7 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--peers", action="store_true", help="measure other libraries as well")
     group.addoption("--quick", action="store_true", help="measure less, in 3 minutes")
     group.addoption("--threads", type=int, default=None, help="most threads of a step")
-    group.addoption("--line", action="append", default=[], help="only the line of this name")
+    group.addoption(
+        "--line", action="append", default=[], help="only this line, where lines are apart"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,7 +63,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case that the module has for these options."""
     options = metafunc.config.fastmlp_options
     cases = metafunc.module.cases(options)
-    wanted = [case for case in cases if not options.lines or case.line in options.lines]
+    # Who is measured together stays together: alone, a case finds warmer caches.
+    chosen = options.lines if getattr(metafunc.module, "LINES_APART", False) else ()
+    wanted = [case for case in cases if not chosen or case.line in chosen]
     metafunc.parametrize("case", wanted, ids=str)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 import fastmlp as fm
 
-from .ceilings import Ceilings, Work
+from .ceilings import Ceilings, Work, yardstick
 from .competitors import COMPETITORS
 from .problems import Problem
 
@@ -73,7 +73,7 @@ class Options:
     threads : int
         Most threads of a step.
     lines : tuple of str
-        The only lines to measure, if any are named.
+        The only lines to measure, if any are named, in groups whose lines are measured apart.
     """
 
     peers: bool
@@ -94,8 +94,8 @@ class Options:
 
     @property
     def rounds(self) -> int:
-        """How often each case is timed; a few lines by themselves more often, for as long."""
-        return 124 if self.lines else 31
+        """How often each case is timed."""
+        return 31
 
     @property
     def seconds(self) -> float:
@@ -415,10 +415,11 @@ def measure(
         steps = {case: _steps(case, job, options) for case, job in running.items()}
         rounds = max((case.rounds or options.rounds for case in running), default=0)
         for index in range(rounds):
-            ceilings = Ceilings()
+            ceilings, standard = Ceilings(), yardstick()
             for case, job in running.items():
                 if index < (case.rounds or options.rounds):
                     _time(case, job, steps[case], ceilings, found[case])
+                    found[case].yardsticks.append(standard)
             tick(1 / rounds)
     finally:
         for case, job in jobs.items():
@@ -440,7 +441,6 @@ def _time(case: Case, job: Job, n_steps: int, ceilings: Ceilings, to: Measuremen
     """Time one round of a case, and the ceilings beside it."""
     if case.work is not None:
         to.floors.append(ceilings.seconds(case.work))
-    to.yardsticks.append(2e9 / ceilings.rate("fma", "float32", 1))
     sleep(case.pause)
     # Caches and clock come back from what ran before.
     warm_up = case.unit if n_steps > case.unit else 0
