@@ -12,7 +12,7 @@ def main(path: str) -> None:
         files = wheel.infolist()
     names = [file.filename for file in files]
     megabytes = sum(file.file_size for file in files) / 1e6
-    generated = [name for name in names if name.endswith((".cpp", "_codes.pxi"))]
+    generated = [name for name in names if name.endswith((".cpp", "_codes.pxi", "_formats.hpp"))]
     if generated:
         sys.exit(f"generated files in the wheel: {generated}")
     for needed in ("_processor", "_cython_base", "reference.py", "digits.npz", "py.typed"):
