@@ -26,7 +26,7 @@ def classes(module, base):
 
 #: What the table of what there is must list, and no more.
 LISTS = {
-    "activations": [row.name for row in catalogue.ACTIVATIONS],
+    "activations": [row.name for row in (*catalogue.ACTIVATIONS, *catalogue.OUTPUT_ACTIVATIONS)],
     "losses": [row.name for row in catalogue.LOSSES],
     "initialisers": INITIALIZERS,
     "optimizers": classes(fm, Optimizer),
