@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure(
-    groups: Sequence[str], path: Path, options: argparse.Namespace, lines: Sequence[str] = ()
+    groups: Sequence[str], path: Path, options: argparse.Namespace, *, peers: bool = True
 ) -> int:
     """Run groups with pytest in this process, and write the results.
 
@@ -95,8 +95,8 @@ def measure(
         File to write.
     options : argparse.Namespace
         The arguments of the command.
-    lines : sequence of str, optional
-        The only lines to measure, and that without peers.
+    peers : bool, default=True
+        Whether to measure peers, where the options ask for them.
 
     Returns
     -------
@@ -111,8 +111,7 @@ def measure(
     arguments += ["-o", "addopts=", "--import-mode=importlib"]
     arguments += ["-p", "no:cacheprovider", "-p", "no:terminal"]
     arguments += ["--benchmark-only", f"--benchmark-json={path}"]
-    arguments += ["--peers"] * (options.peers and not lines) + ["--quick"] * options.quick
-    arguments += [f"--line={line}" for line in lines]
+    arguments += ["--peers"] * (options.peers and peers) + ["--quick"] * options.quick
     arguments += [f"--threads={options.threads}"] * (options.threads is not None)
     progress = Progress()
     pytest.main(arguments, [progress])
@@ -161,11 +160,16 @@ def compare(before: Results, found: Results, options: argparse.Namespace) -> int
         if not suspects:
             break
         groups = sorted({each.group for each in suspects})
-        lines = sorted({each.line for each in suspects})
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "again.json")
-            measure(groups, path, options, lines)
-            suspects = comparison.still_slower(suspects, results.read(path))
+            measure(groups, path, options, peers=False)
+            suspects = comparison.still_slower(suspects, before, results.read(path))
+    for group, drift in comparison.drifts(before, found).items():
+        if drift > comparison.THRESHOLD:
+            print(
+                f"\n{group}: half of the cases are slower by {100 * drift:.0f} % or more: another "
+                "state of the machine, or a change that concerns them all"
+            )
     print(f"\n{len(suspects)} cases are slower than on {before.date}")
     for each in suspects:
         print(f"  {each}")

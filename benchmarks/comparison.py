@@ -2,22 +2,30 @@
 
 Each round of a case stands beside a yardstick, multiply-adds in registers for as long. A case's
 cost is the quotient of the lowest deciles of both: the clock's changes cancel, and disturbances
-lie above. Where another machine shares the core, kernels and yardstick do not suffer alike, by
-up to 8 % for minutes: compare runs that were made shortly one after the other.
+lie above. Where another machine shares the core, kernels suffer more than the yardstick, half of
+them by up to 9 % for minutes. So the growth of a case counts from the median growth of its
+group, the drift: what stands out has changed, what all cases share is only told.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .results import Results, Row
 
-__all__ = ["REPETITIONS", "Slower", "cost", "slower", "still_slower"]
+__all__ = ["REPETITIONS", "Slower", "cost", "drifts", "slower", "still_slower"]
 
 #: Growth of the cost that is noise; more where the rounds spread more.
 THRESHOLD = 0.06
+
+#: Cases of a group that tell its drift; fewer might all have changed.
+DRIFTING = 5
+
+#: Drift that no state of a machine explains: then every case counts by itself.
+LARGEST_DRIFT = 0.12
 
 #: How often a case that looks slower is measured again before that is believed.
 REPETITIONS = 3
@@ -33,6 +41,8 @@ class Slower:
         Which case.
     before, spread_before, after, spread_after : float
         Costs in the two runs, as :func:`cost` gives them.
+    drift : float
+        Growth that the case shares with its group.
     """
 
     group: str
@@ -42,6 +52,7 @@ class Slower:
     spread_before: float
     after: float
     spread_after: float
+    drift: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -50,8 +61,8 @@ class Slower:
 
     @property
     def growth(self) -> float:
-        """By how much the cost grew, as a share."""
-        return self.after / self.before - 1
+        """By how much the cost grew beyond the drift, as a share."""
+        return self.after / self.before / (1 + self.drift) - 1
 
     @property
     def margin(self) -> float:
@@ -81,6 +92,29 @@ def cost(row: Row) -> tuple[float, float]:
     return float(lower / np.quantile(row.extra["yardsticks"], 0.1)), float(quartile / lower - 1)
 
 
+def drifts(before: Results, after: Results) -> dict[str, float]:
+    """Return by how much the cases of each group became slower together.
+
+    Parameters
+    ----------
+    before, after : Results
+        Two runs.
+
+    Returns
+    -------
+    dict
+        The median growth of the costs by group, 0 where they fell or are few.
+    """
+    growths: dict[str, list[float]] = {}
+    for each in _pairs(before, after):
+        growths.setdefault(each.group, []).append(each.growth)
+    medians = {group: float(np.median(of_group)) for group, of_group in growths.items()}
+    return {
+        group: max(0.0, median) if len(growths[group]) >= DRIFTING else 0.0
+        for group, median in medians.items()
+    }
+
+
 def slower(before: Results, after: Results) -> list[Slower]:
     """Find the cases of fastmlp that became slower.
 
@@ -92,33 +126,41 @@ def slower(before: Results, after: Results) -> list[Slower]:
     Returns
     -------
     list of Slower
-        Those whose cost grew beyond the margin.
+        Those whose cost grew beyond the drift of their group and the margin.
     """
-    old = _costs(before)
-    found = [Slower(*key, *old[key], *now) for key, now in _costs(after).items() if key in old]
+    shared = drifts(before, after)
+    found = (
+        replace(each, drift=shared[each.group] if shared[each.group] < LARGEST_DRIFT else 0.0)
+        for each in _pairs(before, after)
+    )
     return [each for each in found if each.growth > each.margin]
 
 
-def still_slower(suspects: list[Slower], again: Results) -> list[Slower]:
+def still_slower(suspects: list[Slower], before: Results, again: Results) -> list[Slower]:
     """Keep the cases that are slower in another run as well.
 
     Parameters
     ----------
     suspects : list of Slower
         Cases that looked slower.
+    before : Results
+        What they are compared with.
     again : Results
-        A run of their lines.
+        A further run of their groups.
 
     Returns
     -------
     list of Slower
         With their costs in that run.
     """
-    now = _costs(again)
-    seen = [
-        Slower(*s.key, s.before, s.spread_before, *now[s.key]) for s in suspects if s.key in now
-    ]
-    return [each for each in seen if each.growth > each.margin]
+    keys = {each.key for each in suspects}
+    return [each for each in slower(before, again) if each.key in keys]
+
+
+def _pairs(before: Results, after: Results) -> Iterable[Slower]:
+    """Yield the cases that both runs have, slower or not."""
+    old = _costs(before)
+    return (Slower(*key, *old[key], *now) for key, now in _costs(after).items() if key in old)
 
 
 def _costs(results: Results) -> dict[tuple[str, str, str], tuple[float, float]]:

@@ -39,9 +39,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--peers", action="store_true", help="measure other libraries as well")
     group.addoption("--quick", action="store_true", help="measure less, in 3 minutes")
     group.addoption("--threads", type=int, default=None, help="most threads of a step")
-    group.addoption(
-        "--line", action="append", default=[], help="only this line, where lines are apart"
-    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -54,7 +51,6 @@ def pytest_configure(config: pytest.Config) -> None:
         quick=config.option.quick,
         timed=config.option.benchmark_only,
         threads=config.option.threads or backends.usable_cores(),
-        lines=tuple(config.option.line),
     )
     config.fastmlp_found = {}
 
@@ -63,10 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case that the module has for these options."""
     options = metafunc.config.fastmlp_options
     cases = metafunc.module.cases(options)
-    # Who is measured together stays together: alone, a case finds warmer caches.
-    chosen = options.lines if getattr(metafunc.module, "LINES_APART", False) else ()
-    wanted = [case for case in cases if not chosen or case.line in chosen]
-    metafunc.parametrize("case", wanted, ids=str)
+    metafunc.parametrize("case", list(cases), ids=str)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

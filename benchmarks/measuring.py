@@ -72,15 +72,12 @@ class Options:
         Whether times are wanted; otherwise each case runs once, as a test.
     threads : int
         Most threads of a step.
-    lines : tuple of str
-        The only lines to measure, if any are named, in groups whose lines are measured apart.
     """
 
     peers: bool
     quick: bool
     timed: bool
     threads: int
-    lines: tuple[str, ...] = ()
 
     @property
     def small(self) -> bool:

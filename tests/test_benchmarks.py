@@ -97,8 +97,20 @@ def test_what_is_not_slower_again_is_no_longer_suspected():
     quick, slow = [make_row("x", [1.0] * 9)], [make_row("x", [1.2] * 9)]
     suspects = comparison.slower(make_run(a=quick, b=quick), make_run(a=slow, b=slow))
     assert [each.line for each in suspects] == ["a", "b"]
-    again = comparison.still_slower(suspects, make_run(a=quick, b=slow))
+    before = make_run(a=quick, b=quick)
+    again = comparison.still_slower(suspects, before, make_run(a=quick, b=slow))
     assert [each.line for each in again] == ["b"]
+
+
+def test_what_all_cases_share_is_a_drift():
+    """Unless it is more than a machine's state explains."""
+    before = make_run(**{name: [make_row("x", [1.0] * 9)] for name in "abcdef"})
+    for shared, expected in ((1.09, ["f"]), (1.2, list("abcdef"))):
+        rows = {name: [make_row("x", [shared] * 9)] for name in "abcde"}
+        after = make_run(**rows, f=[make_row("x", [1.1 * shared] * 9)])
+        assert comparison.drifts(before, after)["kernels"] == pytest.approx(shared - 1)
+        assert [each.line for each in comparison.slower(before, after)] == expected
+    assert comparison.drifts(after, before)["kernels"] == 0
 
 
 # --- Lines --------------------------------------------------------------------------------
