@@ -161,3 +161,28 @@ def test_the_trace_has_the_jacobian(rng):
     )
     assert "BP1  δ² = σ'(z²) ∂L/∂a² = " in str(trace)
     assert fm.backprop_trace(net, X[0], y[0], "mse").layers[-1].slope.shape == (2, 2)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 2e-6)])
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_probabilities_and_gradients_are_those_of_pytorch(backend, loss, dtype, bound):
+    th = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    net = fm.MLP.from_sizes([5, 7, 4], "tanh", "softmax", dtype=dtype, seed=0)
+    x = rng.normal(size=(9, 5)).astype(dtype)
+    y = rng.dirichlet(np.ones(4), size=9).astype(dtype)
+    layers = []
+    for W, b in zip(net.weights, net.biases, strict=True):
+        layer = th.nn.Linear(*W.T.shape, dtype=getattr(th, dtype))
+        layer.weight.data, layer.bias.data = th.tensor(W.copy()), th.tensor(b)
+        layers += [layer, th.nn.Tanh()]
+    other = th.nn.Sequential(*layers[:-1], th.nn.Softmax(dim=1))
+    losses = {"mse": th.nn.MSELoss(), "mae": th.nn.L1Loss(), "huber": th.nn.HuberLoss(delta=0.1)}
+    value = losses[loss](other(th.tensor(x)), th.tensor(y))
+    value.backward()
+    objective = fm.Huber(0.1) if loss == "huber" else loss
+    mean, grad = net.value_and_grad(x, y, objective)
+    np.testing.assert_allclose(mean, value.item(), rtol=bound)
+    for layer, found in zip(layers[::2], grad.weights, strict=True):
+        expected = layer.weight.grad.numpy()
+        assert np.abs(found - expected).max() <= bound * np.abs(expected).max()
