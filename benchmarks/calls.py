@@ -10,7 +10,7 @@ import numpy as np
 import fastmlp as fm
 
 from .measuring import Call, Case, agree
-from .problems import Problem
+from .problems import GRADIENTS, Problem
 
 __all__ = ["call_case", "fit_case"]
 
@@ -75,7 +75,7 @@ def fit_case(
 
 
 def call_case(line: str, name: str, problem: Problem, n_threads: int, **notes: Any) -> Case:
-    """Return a case of calls of a network: outputs, a stored gradient, or an SGD step.
+    """Return a case of calls of a network: outputs, a gradient, or an SGD step.
 
     Parameters
     ----------
@@ -92,8 +92,9 @@ def call_case(line: str, name: str, problem: Problem, n_threads: int, **notes: A
     def call(net: fm.MLP, x: np.ndarray, y: Any, optimizer: fm.Optimizer) -> np.ndarray:
         if problem.job == "forward":
             return net(x)
-        if problem.job == "gradient":
-            return net.value_and_grad(x, y, problem.loss)[1]
+        if problem.job in GRADIENTS:
+            factored = problem.job == "factored"
+            return net.value_and_grad(x, y, problem.loss, factored=factored)[1]
         return net.train_step(x, y, problem.loss, optimizer=optimizer)
 
     def check() -> None:
@@ -102,7 +103,7 @@ def call_case(line: str, name: str, problem: Problem, n_threads: int, **notes: A
             net = _network(problem, problem.activation)
             with fm.use_backend(backend):
                 value = call(net, *batch(), fm.SGD(1e-3))
-            vector = value.to_vector() if problem.job == "gradient" else np.atleast_1d(value)
+            vector = value.to_vector() if problem.job in GRADIENTS else np.atleast_1d(value)
             found.append(vector if problem.job != "sgd" else net.get_parameters())
         agree(found[:1], found[1:], str(problem))
 

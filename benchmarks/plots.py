@@ -83,7 +83,7 @@ def cost(results: Results) -> Figure | None:
     for axes, kind in zip(panels, kinds, strict=True):
         chosen = [line for line in lines if line.rows[0].extra["samples"] == kind]
         widths = [line.rows[0].extra["width"] for line in chosen]
-        for name, marker in zip([row.name for row in chosen[0].rows[1:]], "os", strict=True):
+        for name, marker in zip([row.name for row in chosen[0].rows[1:]], "osD", strict=False):
             ratios = [line.row(name).median / line.rows[0].median for line in chosen]
             axes.plot(widths, ratios, marker=marker, label=name)
         axes.axhline(2, color="black", linestyle="--", label="the lecture: two forward passes")
@@ -184,6 +184,7 @@ def roofline(results: Results) -> Figure | None:
         # Neighbours may be as fast as each other: their names stand on two sides of the lines.
         at = (0.11, 0.11 * rate)
         style = {"va": "bottom", "ha": "left"} if index % 2 == 0 else {"va": "top", "ha": "left"}
+        style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         axes.annotate(f"{level}: {rate:.0f} GB/s", at, fontsize="x-small", **style)
     axes.annotate(
         f"FMA: {peak:.0f} GF/s", (1000, peak), fontsize="x-small", va="bottom", ha="right"

@@ -9,7 +9,7 @@ import numpy as np
 
 from .ceilings import Work
 
-__all__ = ["CONTROL", "CURVE", "DIGITS", "MNIST", "WIDE", "Problem"]
+__all__ = ["CONTROL", "CURVE", "DIGITS", "GRADIENTS", "MNIST", "WIDE", "Problem"]
 
 MNIST = (784, 256, 128, 10)
 WIDE = (784, 2048, 2048, 10)
@@ -18,6 +18,9 @@ CURVE = (4, 32, 16, 4)
 DIGITS = (64, 128, 128, 10)
 
 CHECKED_STEPS = 16
+
+#: Jobs that leave the parameters alone: the gradient in memory, or as its factors.
+GRADIENTS = ("gradient", "factored")
 
 #: Numbers that an optimizer remembers of each parameter.
 STATE = {"sgd": 0, "adam": 2}
@@ -34,7 +37,7 @@ class Problem:
     batch_size : int
         Samples of a step, or of a forward pass.
     job : {"adam", "sgd", "gradient", "forward"}, default="adam"
-        A training step with an optimizer, a gradient that is stored, or outputs.
+        A training step with an optimizer, a gradient, stored or as factors, or outputs.
     activation : {"relu", "tanh"}, default="relu"
         Activation of the hidden layers; the last is the identity.
     loss : {"cross_entropy", "quadratic"}, default="cross_entropy"
@@ -60,7 +63,7 @@ class Problem:
     digits: bool = False
 
     def __str__(self) -> str:
-        job = self.job if self.job in {"forward", "gradient"} else f"{self.job} step"
+        job = self.job if self.job in {"forward", *GRADIENTS} else f"{self.job} step"
         batch = "one sample" if self.single else f"batch {self.batch_size}"
         dtype = "" if self.dtype == "float32" else f", {self.dtype}"
         return f"{'-'.join(map(str, self.sizes))} {self.activation}, {job}, {batch}{dtype}"
@@ -95,6 +98,7 @@ class Problem:
         passes, reads, writes, kept = {
             "forward": (n_weights, 1, 0, 1),
             "gradient": (3 * n_weights - products[0], 2, 1, 2),
+            "factored": (2 * n_weights - products[0], 2, 0, 1),
         }.get(self.job, (3 * n_weights - products[0], 2 + state, 1 + state, 1 + state))
         data = self.batch_size * self.sizes[0]
         return Work(

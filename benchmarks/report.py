@@ -123,14 +123,14 @@ def _costs(results: Results) -> Iterator[list[str]]:
     for line in results.group("cost"):
         forward, *others = line.rows
         if forward.extra["width"] in {256, 512, 1024, 2048}:
-            applied, stored = (row.median / forward.median for row in others)
-            answer = f"{applied:.2f} forwards if applied at once, {stored:.2f} if ∂W is stored"
-            yield ["a full gradient", line.name, answer]
-            moved = [row.extra["bytes"] / forward.extra["bytes"] for row in others]
-            model = f"{moved[0]:.2f} and {moved[1]:.2f} times the bytes of a forward"
-            yield ["the bytes that it must move", line.name, model]
-            answer = f"{applied - 1:.2f} and {stored - 1:.2f} forwards"
-            yield ["backward over forward", line.name, answer]
+            costs = [row.median / forward.median for row in others]
+            ways = "applied at once", "∂W is stored", "∂W stays factored"
+            answers = [f"{cost:.2f} if {way}" for cost, way in zip(costs, ways, strict=False)]
+            yield ["a full gradient, in forwards", line.name, ", ".join(answers)]
+            moved = (f"{row.extra['bytes'] / forward.extra['bytes']:.2f}" for row in others)
+            yield ["the bytes that it must move, likewise", line.name, ", ".join(moved)]
+            backward = ", ".join(f"{cost - 1:.2f}" for cost in costs)
+            yield ["backward over forward, likewise", line.name, backward]
 
 
 def _differences(results: Results) -> Iterator[list[str]]:

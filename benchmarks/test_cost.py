@@ -14,6 +14,7 @@ JOBS = {
     "forward": "forward",
     "sgd": "forward + backward, applied by SGD",
     "gradient": "forward + backward, ∂W stored",
+    "factored": "forward + backward, ∂W as factors",
 }
 
 
@@ -27,7 +28,8 @@ def cases(options: Options) -> Iterator[Case]:
             f"batch {BATCH_SIZE}": Problem(sizes, BATCH_SIZE, activation="tanh", n_batches=1),
         }
         for what, problem in samples.items():
-            for job, name in JOBS.items():
+            jobs = JOBS if problem.single else {job: JOBS[job] for job in JOBS if job != "factored"}
+            for job, name in jobs.items():
                 line = f"{'-'.join(map(str, sizes))} tanh, {what}"
                 notes = {"width": width, "samples": what, "job": job}
                 yield call_case(line, name, replace(problem, job=job), 1, **notes)

@@ -329,7 +329,7 @@ def test_every_plot_is_drawn_and_stands_in_the_page(tmp_path):
     for path in (tmp_path / "plots").iterdir():
         ElementTree.parse(path)
     assert "single 1 &lt;&amp;&gt;" in page
-    assert "2.00 forwards if applied at once, 3.00 if ∂W is stored" in page
+    assert "2.00 if applied at once, 3.00 if ∂W is stored" in page
     assert "≈ 3 × backpropagation" in page
 
 
