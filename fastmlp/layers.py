@@ -41,9 +41,9 @@ class Layer:
         Parameter of the activation.
     """
 
-    #: Kind in the kernels where the network is in use, and where it is in training.
+    #: Kind in the kernels where the network is in use, and in training if it is another there.
     kind: ClassVar[str]
-    kind_in_training: ClassVar[str]
+    kind_in_training: ClassVar[str | None] = None
 
     n_in: int
     n_out: int
@@ -93,7 +93,7 @@ class Layer:
         LayerShape
             The same place in memory, in training and not.
         """
-        kind = self.kind_in_training if training else self.kind
+        kind = (training and self.kind_in_training) or self.kind
         return arena.LayerShape(
             self.n_in, self.n_out, self.activation_row.code, CODES[kind.upper()]
         )
@@ -184,7 +184,6 @@ class Dense(Layer):
     penalize_bias: bool = False
 
     kind: ClassVar[str] = "dense"
-    kind_in_training: ClassVar[str] = "dense"
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -305,7 +304,6 @@ class Activation(_SameSize):
     n_features: int | None = None
 
     kind: ClassVar[str] = "elementwise"
-    kind_in_training: ClassVar[str] = "elementwise"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -395,7 +393,6 @@ class PReLU(_WithoutActivation):
     n_features: int | None = None
 
     kind: ClassVar[str] = "prelu"
-    kind_in_training: ClassVar[str] = "prelu"
 
     @property
     def label(self) -> str:
@@ -418,8 +415,33 @@ class PReLU(_WithoutActivation):
         return np.full(1 if self.shared else self.n_out, self.initial)
 
 
+class _Norm(_WithoutActivation):
+    """A normalisation: its weights begin at 1."""
+
+    eps: float
+
+    @property
+    def label(self) -> str:
+        """Name."""
+        return self.kind.replace("_", " ")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "eps", check_real("eps", self.eps, "(0, inf)"))
+
+    def settings(self) -> dict[str, float]:  # numpydoc ignore=RT01
+        """Return the entries in the table of settings."""
+        return {"NORM_EPS": self.eps}
+
+    def draw_weight(
+        self, generator: np.random.Generator
+    ) -> NDArray[Any]:  # numpydoc ignore=PR01,RT01
+        """Return an initial weight."""
+        return np.ones(self.n_out)
+
+
 @dataclass(frozen=True, repr=False)
-class LayerNorm(_WithoutActivation):
+class LayerNorm(_Norm):
     """Normalise each sample over its features: a = w (x − m) / √(v + ε) + b.
 
     m and v are mean and variance of the sample's features; weights w begin at 1, biases b
@@ -446,30 +468,10 @@ class LayerNorm(_WithoutActivation):
     n_features: int | None = None
 
     kind: ClassVar[str] = "layer_norm"
-    kind_in_training: ClassVar[str] = "layer_norm"
-
-    @property
-    def label(self) -> str:
-        """Name."""
-        return "layer norm"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "eps", check_real("eps", self.eps, "(0, inf)"))
-
-    def settings(self) -> dict[str, float]:  # numpydoc ignore=RT01
-        """Return the entries in the table of settings."""
-        return {"NORM_EPS": self.eps}
-
-    def draw_weight(
-        self, generator: np.random.Generator
-    ) -> NDArray[Any]:  # numpydoc ignore=PR01,RT01
-        """Return an initial weight."""
-        return np.ones(self.n_out)
 
 
 @dataclass(frozen=True, repr=False)
-class BatchNorm(_WithoutActivation):
+class BatchNorm(_Norm):
     """Normalise each feature over the batch: a = w (x − m) / √(v + ε) + b.
 
     In training m and v are mean and variance of the batch, by the weights of its samples;
@@ -504,25 +506,13 @@ class BatchNorm(_WithoutActivation):
     kind: ClassVar[str] = "batch_norm"
     kind_in_training: ClassVar[str] = "batch_norm_training"
 
-    @property
-    def label(self) -> str:
-        """Name."""
-        return "batch norm"
-
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "momentum", check_real("momentum", self.momentum, "(0, 1]"))
-        object.__setattr__(self, "eps", check_real("eps", self.eps, "(0, inf)"))
 
     def settings(self) -> dict[str, float]:  # numpydoc ignore=RT01
         """Return the entries in the table of settings."""
-        return {"NORM_EPS": self.eps, "NORM_MOMENTUM": self.momentum}
-
-    def draw_weight(
-        self, generator: np.random.Generator
-    ) -> NDArray[Any]:  # numpydoc ignore=PR01,RT01
-        """Return an initial weight."""
-        return np.ones(self.n_out)
+        return super().settings() | {"NORM_MOMENTUM": self.momentum}
 
 
 #: The layers by the names they have in files.

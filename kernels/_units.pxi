@@ -216,11 +216,12 @@ cdef void forward_units(
 cdef void slopes_of_norm(
     const Passage* at, Py_ssize_t row, const floating* x, const floating* delta, floating* slopes
 ) noexcept nogil:
-    """Compute what the units of a row share: mean, 1/√(v + ε), the means of δw and of δw x̂."""
-    cdef Py_ssize_t n = layer_of(at.net, at.index)[N_OUT]
-    row_moments(x, n, norm_eps(at, slopes), slopes, slopes + 1)
+    """Find what the units of a row share: mean, 1/√(v + ε), the means of δw and of δw x̂."""
+    slopes[0] = row_notes(at, 0, slopes)[at.first + row]
+    slopes[1] = row_notes(at, 1, slopes)[at.first + row]
     row_slopes(
-        delta, weight_row(at, slopes), x, n, slopes[0], slopes[1], slopes + 2, slopes + 3
+        delta, weight_row(at, slopes), x, layer_of(at.net, at.index)[N_OUT], slopes[0], slopes[1],
+        slopes + 2, slopes + 3,
     )
 
 
