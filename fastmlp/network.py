@@ -403,7 +403,7 @@ class MLP:
         return out
 
     def _forward_rows(self, x: Array, out: Array) -> None:
-        n_threads = threads_for(len(x) * self._layout.work_per_sample)
+        n_threads = threads_for(self._layout.work(len(x)))
         workspace = self._workspaces.forward(len(x), n_threads)
         current_kernels().network_forward(*self.kernel_arguments, x, out, workspace, n_threads)
 
@@ -515,7 +515,7 @@ class MLP:
         return float(total / weight_sum)
 
     def _batch_loss(self, batch: Batch, loss: Loss, arguments: KernelArguments) -> float:
-        n_threads = threads_for(len(batch.x) * self._layout.work_per_sample)
+        n_threads = threads_for(self._layout.work(len(batch.x)))
         workspace = self._workspaces.training(len(batch.x), n_threads)
         return current_kernels().network_loss(
             *arguments, *batch, *loss.arguments(self._n_out), workspace, n_threads
@@ -599,7 +599,7 @@ class MLP:
         objective, batch = make_batch(self, X, y, loss, sample_weight)
         if training:
             check_batch_size(self, len(batch.x))
-        n_threads = threads_for(GRADIENT_WORK * len(batch.x) * self._layout.work_per_sample)
+        n_threads = threads_for(GRADIENT_WORK * self._layout.work(len(batch.x)))
         grad = Gradient(self._layout)
         workspace = self._workspaces.training(len(batch.x), n_threads)
         value = current_kernels().network_gradient(
@@ -625,7 +625,7 @@ class MLP:
                 return answer[0], FactoredGradient(self._layout, *answer[1:])
         objective, batch = make_batch(self, X, y, loss, sample_weight)
         n_samples, table = len(batch.x), self._layout.table
-        n_threads = threads_for(GRADIENT_WORK * n_samples * self._layout.work_per_sample)
+        n_threads = threads_for(GRADIENT_WORK * self._layout.work(n_samples))
         inputs, deltas = (
             np.empty((n_samples, table[:, catalogue.CODES[name]].sum()), self.dtype)
             for name in ("N_IN", "N_OUT")

@@ -54,6 +54,7 @@ class Quick:
             workspace,
             ROWS,
             layout.work_per_sample,
+            layout.work(1),
         )
         self._n_out = int(layout.table[-1, kernels.catalogue.CODES["N_OUT"]])
         self._objectives: dict[str, Any] = {}

@@ -68,6 +68,8 @@ cdef class Caller:
         Most samples of a call, at most 16.
     work : float
         Floating-point operations of a forward pass on one sample.
+    least_work : float
+        What a forward pass costs at least, in such operations.
     """
 
     cdef Network net
@@ -80,6 +82,7 @@ cdef class Caller:
     cdef Py_ssize_t n_deltas
     cdef Py_ssize_t n_rows
     cdef double work
+    cdef double least_work
     cdef int kind  # NumPy's number of the dtype
     cdef bint busy  # while another thread computes in the workspace
 
@@ -91,6 +94,7 @@ cdef class Caller:
         cnp.ndarray workspace,
         Py_ssize_t n_rows,
         double work,
+        double least_work,
     ):
         self.net = network_of(layers, settings, parameters, parameters)
         self.arrays, self.parameters = (layers, settings, workspace), parameters
@@ -99,7 +103,8 @@ cdef class Caller:
         self.n_out = layer_of(&self.net, self.net.n_layers - 1)[N_OUT]
         self.n_inputs = layers[:, N_IN].sum()
         self.n_deltas = layers[:, N_OUT].sum()
-        self.n_rows, self.work = min(n_rows, MOST_ROWS), work
+        self.n_rows = min(n_rows, MOST_ROWS)
+        self.work, self.least_work = work, least_work
         self.kind = cnp.PyArray_TYPE(parameters)
         self.busy = False
 
@@ -123,7 +128,9 @@ cdef class Caller:
         `limit` is the most operations of a forward pass that may be needed.
         """
         cdef Py_ssize_t rows = 0 if self.busy else self.rows_of(x, self.n_in)
-        return rows if rows <= self.n_rows and rows * self.work < limit else 0
+        if rows > self.n_rows or max(rows * self.work, self.least_work) >= limit:
+            return 0
+        return rows
 
     cdef bint is_output(self, object out, cnp.ndarray x):
         """Return whether outputs can be written to an object, which has no part of the inputs."""

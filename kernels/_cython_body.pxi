@@ -174,11 +174,13 @@ def dense_forward(
     with nogil, parallel(num_threads=n_threads):
         if single:
             forward_tiles(
-                source, w, b, activation, <float> alpha, sink, scratch, threadid(), team_size()
+                source, w, b, activation, <float> alpha, sink,
+                panel_at(scratch, threadid(), w.rows, FLOATS), threadid(), team_size(),
             )
         else:
             forward_tiles(
-                source, w, b, activation, alpha, sink, scratch, threadid(), team_size()
+                source, w, b, activation, alpha, sink,
+                panel_at(scratch, threadid(), w.rows, DOUBLES), threadid(), team_size(),
             )
 
 
@@ -219,12 +221,13 @@ def dense_backward_input(
     with nogil, parallel(num_threads=n_threads):
         if single:
             backward_input_tiles(
-                source, w, known, activation, <float> alpha, sink, scratch, threadid(),
-                team_size(),
+                source, w, known, activation, <float> alpha, sink,
+                panel_at(scratch, threadid(), w.columns, FLOATS), threadid(), team_size(),
             )
         else:
             backward_input_tiles(
-                source, w, known, activation, alpha, sink, scratch, threadid(), team_size()
+                source, w, known, activation, alpha, sink,
+                panel_at(scratch, threadid(), w.columns, DOUBLES), threadid(), team_size(),
             )
 
 

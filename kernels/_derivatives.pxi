@@ -22,8 +22,9 @@ cdef inline void sweep_rows(
     floating* workspace, floating* panel,
 ) noexcept nogil:
     """Take rows forward through all layers, to their losses, and their δ back down."""
-    sweep_up(net, batch, first, last, workspace, panel, 0, 1)
-    sweep_down(net, batch, first, last, workspace, panel, 0, 1)
+    cdef Share share = only_rows(first, last)
+    sweep_up(net, batch, &share, workspace, panel)
+    sweep_down(net, batch, &share, workspace, panel)
 
 
 # --- ∂L/∂x --------------------------------------------------------------------------------
@@ -244,16 +245,17 @@ cdef void sample_gradients(
     cdef Py_ssize_t share = scratch.columns // (n_threads * ROW_MULTIPLE) * ROW_MULTIPLE
     cdef floating* workspace = <floating*> scratch.data + thread * share
     cdef floating* panel = panel_of_thread(net, 1, workspace, 0)
+    cdef Share alone = only_rows(0, 1)
     cdef Data one
     cdef Step step
     for row in range(n * thread // n_threads, n * (thread + 1) // n_threads):
         one = part_of(batch, row, row + 1, kind)
         step = storing_step(<floating*> out.data + row * out.stride)
-        sweep_up(net, &one, 0, 1, workspace, panel, 0, 1)
+        sweep_up(net, &one, &alone, workspace, panel)
         if net.is_dense:
-            sweep_down_single(net, &one, &step, workspace)
+            sweep_down_single(net, &one, &step, &alone, workspace)
         else:
-            sweep_down(net, &one, 0, 1, workspace, panel, 0, 1)
+            sweep_down(net, &one, &alone, workspace, panel)
             update_layers(net, &one, &step, workspace, panel, 0, 0, 1)
 
 
@@ -952,10 +954,11 @@ cdef void hessian_product(
     cdef Py_ssize_t first = n * thread // n_threads, last = n * (thread + 1) // n_threads
     cdef floating* workspace = <floating*> product.workspace
     cdef floating* panel = panel_of_thread(net, n, workspace, thread)
+    cdef Share share = only_rows(first, last)
     if first < last:
-        sweep_up(net, batch, first, last, workspace, panel, 0, 1)
+        sweep_up(net, batch, &share, workspace, panel)
         keep_z(net, product, first, last, n, panel)
-        sweep_down(net, batch, first, last, workspace, panel, 0, 1)
+        sweep_down(net, batch, &share, workspace, panel)
         rates_forward(net, batch, product, first, last, panel)
         rates_backward(net, batch, product, first, last, panel)
     team_barrier()

@@ -82,7 +82,9 @@ cdef enum:
     TILE_ROOM = TILE_SIZE + CACHE_LINE / 4 - 1  # to start at a cache line
     PANEL_ROOM = PANEL_WIDTH + ROW_MULTIPLE  # of a packed panel and a tile of inputs, a step
     PACKING_TILES = 4  # that read a panel in turn repay that it is packed …
-    PACKING_ROWS = 16  # … or that are in the rows of W, if it is near enough as it lies
+    PACKING_ROWS = 8  # … or pairs in the rows of W, if it is near enough as it lies
+    INPUT_ROWS = 2 * TILE_ROWS  # of W that BP4 takes at once: inputs of a whole cache line
+    INPUT_PANELS = 2  # of δ that repay that these inputs are packed
     SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few
     LISTED_ROWS = 64  # rows of a weight that a few samples take at a time
 
@@ -165,6 +167,38 @@ cdef inline Matrix rows_between(
     matrix.data = <floating*> matrix.data + first * matrix.stride
     matrix.rows = last - first
     return matrix
+
+
+cdef inline Matrix columns_between(
+    Matrix matrix, Py_ssize_t first, Py_ssize_t last, floating* kind
+) noexcept nogil:
+    matrix.data = <floating*> matrix.data + first
+    matrix.columns = last - first
+    matrix.readable -= first
+    return matrix
+
+
+cdef inline floating* panel_at(
+    void* workspace, int thread, Py_ssize_t depth, floating* kind
+) noexcept nogil:
+    """Return a thread's panel, for contractions of some depth, in a workspace of panels."""
+    return <floating*> workspace + thread * depth * PANEL_ROOM
+
+
+cdef inline Py_ssize_t part_of_units(
+    Py_ssize_t n, Py_ssize_t unit, int thread, int n_threads
+) noexcept nogil:
+    """Return where a thread's part of n begins, if whole units are dealt out."""
+    return min(ceil_divide(n, unit) * thread // n_threads * unit, n)
+
+
+cdef inline bint takes_columns(Py_ssize_t n, Py_ssize_t columns, int n_threads) noexcept nogil:
+    """Return whether threads take columns of a product of n rows, not rows.
+
+    What another thread has changed is slow to read. By rows each thread reads all of W, by
+    columns all inputs; and where the update goes by columns as well, its part of W stays near.
+    """
+    return n_threads > 1 and columns > n
 
 
 cdef inline Py_ssize_t whole_vectors(Py_ssize_t columns, floating* kind) noexcept nogil:
@@ -284,11 +318,11 @@ cdef void forward_tiles(
     int64_t activation,
     floating alpha,
     Matrix out,
-    void* workspace,
+    floating* panel,
     int thread,
     int n_threads,
 ) noexcept nogil:
-    """Compute this thread's tiles of a = σ(xW + b)."""
+    """Compute this thread's tiles of a = σ(xW + b); the panel is its own."""
     cdef floating sums_room[TILE_ROOM]
     cdef floating outputs_room[TILE_ROOM]
     cdef floating start[PANEL_WIDTH]
@@ -297,7 +331,6 @@ cdef void forward_tiles(
     cdef Py_ssize_t width = tile_columns(sums)
     cdef Grid grid = band_grid_of(x.rows, weight.columns, thread, n_threads, sums)
     cdef Py_ssize_t tile, panel_index, j, rows, row = 0, column = 0, columns = 0, step = 0
-    cdef floating* panel = <floating*> workspace + thread * weight.rows * PANEL_ROOM
     cdef const floating* source = panel
     for tile in range(grid.first, grid.last):
         if row == grid.row_tiles * grid.tile_rows or tile == grid.first:
@@ -325,11 +358,11 @@ cdef void backward_input_tiles(
     int64_t activation,
     floating alpha,
     Matrix out,
-    void* workspace,
+    floating* panel,
     int thread,
     int n_threads,
 ) noexcept nogil:
-    """Compute this thread's tiles of δWᵀ ⊙ σ' (BP2); out may be y_or_z."""
+    """Compute this thread's tiles of δWᵀ ⊙ σ' (BP2); the panel is its own. out may be y_or_z."""
     cdef floating sums_room[TILE_ROOM]
     cdef floating known_room[TILE_ROOM]
     cdef floating start[PANEL_WIDTH]
@@ -339,7 +372,6 @@ cdef void backward_input_tiles(
     cdef floating* zeros = start_at_zero(start, PANEL_WIDTH)
     cdef floating* known = start_at_zero(at_line(known_room), TILE_SIZE)
     cdef Py_ssize_t tile, panel_index, rows, row = 0, column = 0, columns = 0
-    cdef floating* panel = <floating*> workspace + thread * weight.columns * PANEL_ROOM
     for tile in range(grid.first, grid.last):
         if row == grid.row_tiles * grid.tile_rows or tile == grid.first:
             panel_index = tile // grid.row_tiles
@@ -375,11 +407,13 @@ cdef void backward_weight_tiles(
     cdef floating* zeros = start_at_zero(start, PANEL_WIDTH)
     cdef Py_ssize_t n = delta.rows
     cdef Grid grid = grid_of(
-        ceil_divide(x.columns, TILE_ROWS) + 1, delta.columns, thread, n_threads, sums
+        ceil_divide(x.columns, INPUT_ROWS) + 1, delta.columns, thread, n_threads, sums
     )
     cdef floating* inputs = <floating*> workspace + thread * room
     cdef floating* block = inputs + n * ROW_MULTIPLE
     cdef Py_ssize_t block_panels = max(1, (room // max(1, n) - ROW_MULTIPLE) // PANEL_WIDTH)
+    if takes_columns(n, delta.columns, n_threads):
+        block_panels = min(block_panels, ceil_divide(grid.panels, n_threads))
     cdef bint in_place = grid.row_tiles < PACKING_ROWS and (
         whole_vectors(delta.columns, sums) <= delta.readable
     )
@@ -391,12 +425,12 @@ cdef void backward_weight_tiles(
     for tile in range(grid.first, grid.last):
         panel += 1
         if panel == panels:
-            panel, row = 0, row + TILE_ROWS
-        if row == grid.row_tiles * TILE_ROWS or tile == grid.first:
+            panel, row = 0, row + INPUT_ROWS
+        if row == grid.row_tiles * INPUT_ROWS or tile == grid.first:
             first = tile // (grid.row_tiles * block_panels) * block_panels
             panels = min(block_panels, grid.panels - first)
             index = tile - first * grid.row_tiles
-            panel, row = index % panels, index // panels * TILE_ROWS
+            panel, row = index % panels, index // panels * INPUT_ROWS
         column = start_of(grid, first + panel, sums)
         columns = start_of(grid, first + panel + 1, sums) - column
         deltas, delta_step = <const floating*> delta.data + column, delta.stride
@@ -411,13 +445,13 @@ cdef void backward_weight_tiles(
             multiply(zeros, &one, 0, 0, deltas, delta_step, n, sums, 1, columns)
             update_rows(&to, to.bias, to.bias_state, 0, column, sums, 1, columns)
             continue
-        rows = min(TILE_ROWS, x.columns - row)
+        rows = min(INPUT_ROWS, x.columns - row)
         source, source_step = <const floating*> x.data + row, x.stride
-        if panels >= PACKING_TILES:
+        if panels >= INPUT_PANELS:
             if row != packed_row:
                 packed_row = row
-                pack(source, source_step, n, rows, inputs, TILE_ROWS)
-            source, source_step = inputs, TILE_ROWS
+                pack(source, source_step, n, rows, inputs, INPUT_ROWS)
+            source, source_step = inputs, INPUT_ROWS
         fetch(
             <floating*> to.weight.data + row * to.weight.stride + column, to.weight.stride, rows,
             columns,

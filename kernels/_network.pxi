@@ -10,6 +10,7 @@
 cdef enum:  # samples of a batch, whatever part of it a thread has
     SWEPT_ROWS = 8  # up to which ∂W is made row by row of W, not by tiles
     DOTTED_ROWS = 4  # up to which BP2 takes rows of W as they lie, not transposed
+    READ_ROWS = 32  # up to which a forward pass takes as long as reading large weights
 
 
 cdef struct Network:
@@ -41,6 +42,13 @@ cdef struct Passage:  # a layer and rows that pass it
     Py_ssize_t first  # of the rows in the batch
     const Data* batch  # as a whole, or NULL where only the output is wanted
     void* notes  # of the layer, or NULL likewise
+
+
+cdef struct Share:  # of a thread in a batch
+    int thread
+    int n_threads
+    Py_ssize_t first  # of its rows
+    Py_ssize_t last
 
 
 cdef struct Step:  # what becomes of a batch's gradient, and of its loss
@@ -144,41 +152,151 @@ cdef inline void forward_layer(
         activate_rows(out, activation, alpha, out)
 
 
+cdef inline Share share_of_thread(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
+    """Return the share of a thread in a batch of n rows."""
+    cdef Share share
+    share.thread, share.n_threads = thread, n_threads
+    share.first, share.last = n * thread // n_threads, n * (thread + 1) // n_threads
+    return share
+
+
+cdef inline Share only_rows(Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Return the share of a thread that meets no other."""
+    cdef Share share
+    share.thread, share.n_threads, share.first, share.last = 0, 1, first, last
+    return share
+
+
+cdef void forward_share(
+    const Passage* at, int64_t activation, Matrix x, Matrix out, const Share* share,
+    floating* panel,
+) noexcept nogil:
+    """Run a layer, or for IDENTITY its z only, on a batch: this thread's rows or columns."""
+    cdef const int64_t* layer = layer_of(at.net, at.index)
+    cdef Matrix rows = rows_between(out, share.first, share.last, panel)
+    cdef int64_t in_tiles = part_in_tiles(activation)
+    cdef bint few = x.rows <= WIDE_TILE_ROWS
+    if layer[KIND] != DENSE or not takes_columns(x.rows, layer[N_OUT], share.n_threads):
+        x = rows_between(x, share.first, share.last, panel)
+        forward_layer(at, activation, x, rows, panel, few)
+        return
+    team_barrier()
+    forward_in_columns(at, in_tiles, x, out, share, panel, few)
+    team_barrier()
+    if in_tiles != activation:
+        activate_rows(rows, activation, <floating> alpha_of(at.net, at.index), rows)
+
+
+cdef inline void forward_in_columns(
+    const Passage* at, int64_t activation, Matrix x, Matrix out, const Share* share,
+    floating* panel, bint few,
+) noexcept nogil:
+    """Compute this thread's columns of a dense layer's output."""
+    cdef const int64_t* layer = layer_of(at.net, at.index)
+    cdef Matrix weight = weight_in(layer, at.net.parameters, panel)
+    cdef Matrix bias = bias_in(layer, at.net.parameters, panel)
+    cdef floating alpha = <floating> alpha_of(at.net, at.index)
+    cdef Py_ssize_t first, last
+    if not few:
+        forward_tiles(
+            x, weight, bias, activation, alpha, out, panel, share.thread, share.n_threads
+        )
+        return
+    first = part_of_units(weight.columns, wide_tile_columns(panel), share.thread, share.n_threads)
+    last = part_of_units(
+        weight.columns, wide_tile_columns(panel), share.thread + 1, share.n_threads
+    )
+    forward_few(
+        x, columns_between(weight, first, last, panel), columns_between(bias, first, last, panel),
+        activation, alpha, columns_between(out, first, last, panel),
+    )
+
+
 # --- Forward: blocks of rows go through all layers ----------------------------------------
+
+cdef struct Blocks:  # of rows that go through all layers, and the workspace of a thread
+    Py_ssize_t activation_size
+    Py_ssize_t room  # for two activations and a panel
+
+
+cdef inline Blocks blocks_of(const Network* net, Py_ssize_t n, floating* kind) noexcept nogil:
+    cdef Py_ssize_t widest = 0, deepest = 0, index
+    cdef Blocks blocks
+    for index in range(net.n_layers):
+        widest = max(widest, layer_of(net, index)[N_OUT])
+        deepest = max(deepest, layer_of(net, index)[N_IN])
+    blocks.activation_size = min(n, ROW_BLOCK) * padded(widest, kind)
+    blocks.room = 2 * blocks.activation_size + deepest * PANEL_ROOM
+    return blocks
+
+
+cdef inline Matrix between_layers(
+    const Network* net, Py_ssize_t index, Py_ssize_t n, const Blocks* blocks, floating* workspace
+) noexcept nogil:
+    """Return the place of a layer's output, until that of the next but one is there."""
+    cdef Py_ssize_t n_out = layer_of(net, index)[N_OUT]
+    return matrix_at(
+        workspace, index % 2 * blocks.activation_size, n, n_out, padded(n_out, workspace),
+        workspace,
+    )
+
 
 cdef void forward_blocks(
     const Network* net, Matrix x, Matrix out, floating* workspace, int thread, int n_threads
 ) noexcept nogil:
     """Run this thread's blocks of rows forward, with two activations in the workspace."""
-    cdef Py_ssize_t blocks = ceil_divide(ceil_divide(x.rows, ROW_BLOCK), n_threads) * n_threads
-    cdef Py_ssize_t widest = 0, deepest = 0, block, first, last, index, n_out, activation_size
+    cdef Py_ssize_t n_blocks = ceil_divide(ceil_divide(x.rows, ROW_BLOCK), n_threads) * n_threads
+    cdef Py_ssize_t block, first, last, index
+    cdef Blocks blocks = blocks_of(net, x.rows, workspace)
     cdef Matrix source, sink
     cdef Passage at
-    for index in range(net.n_layers):
-        widest = max(widest, layer_of(net, index)[N_OUT])
-        deepest = max(deepest, layer_of(net, index)[N_IN])
-    activation_size = min(x.rows, ROW_BLOCK) * padded(widest, workspace)
-    workspace += thread * (2 * activation_size + deepest * PANEL_ROOM)
-    for block in range(blocks * thread // n_threads, blocks * (thread + 1) // n_threads):
-        first, last = x.rows * block // blocks, x.rows * (block + 1) // blocks
+    workspace += thread * blocks.room
+    for block in range(n_blocks * thread // n_threads, n_blocks * (thread + 1) // n_threads):
+        first, last = x.rows * block // n_blocks, x.rows * (block + 1) // n_blocks
         if first == last:
             continue
         source = rows_between(x, first, last, workspace)
         for index in range(net.n_layers):
-            n_out = layer_of(net, index)[N_OUT]
-            if index == net.n_layers - 1:
-                sink = rows_between(out, first, last, workspace)
-            else:
-                sink = matrix_at(
-                    workspace, index % 2 * activation_size, last - first, n_out,
-                    padded(n_out, workspace), workspace,
-                )
+            sink = rows_between(out, first, last, workspace)
+            if index < net.n_layers - 1:
+                sink = between_layers(net, index, last - first, &blocks, workspace)
             at = passage_at(net, NULL, index, first, workspace)
             forward_layer(
-                &at, activation_of(net, index), source, sink, workspace + 2 * activation_size,
-                x.rows <= WIDE_TILE_ROWS,
+                &at, activation_of(net, index), source, sink,
+                workspace + 2 * blocks.activation_size, x.rows <= WIDE_TILE_ROWS,
             )
             source = sink
+
+
+cdef void forward_columns(
+    const Network* net, Matrix x, Matrix out, floating* workspace, int thread, int n_threads
+) noexcept nogil:
+    """Run a few rows forward, in this thread's columns of every layer that has more of them.
+
+    All weights are read, which is what takes the time, by one thread each.
+    """
+    cdef Blocks blocks = blocks_of(net, x.rows, workspace)
+    cdef Share share = share_of_thread(x.rows, thread, n_threads)
+    cdef floating* panel = workspace + thread * blocks.room + 2 * blocks.activation_size
+    cdef Matrix source = x, sink
+    cdef Passage at
+    cdef Py_ssize_t index
+    for index in range(net.n_layers):
+        sink = out
+        if index < net.n_layers - 1:
+            sink = between_layers(net, index, x.rows, &blocks, workspace)
+        at = passage_at(net, NULL, index, share.first, workspace)
+        forward_share(&at, activation_of(net, index), source, sink, &share, panel)
+        source = sink
+
+
+cdef inline void forward_in_team(
+    const Network* net, Matrix x, Matrix out, floating* workspace, int thread, int n_threads
+) noexcept nogil:
+    if n_threads > 1 and x.rows <= READ_ROWS:
+        forward_columns(net, x, out, workspace, thread, n_threads)
+    else:
+        forward_blocks(net, x, out, workspace, thread, n_threads)
 
 
 cdef void forward_team(
@@ -186,10 +304,10 @@ cdef void forward_team(
 ) noexcept nogil:
     """Run all rows forward."""
     if n_threads == 1:
-        forward_blocks(net, x, out, workspace, 0, 1)
+        forward_in_team(net, x, out, workspace, 0, 1)
     else:
         with parallel(num_threads=n_threads):
-            forward_blocks(net, x, out, workspace, threadid(), team_size())
+            forward_in_team(net, x, out, workspace, threadid(), team_size())
 
 
 # --- The loss of a batch ------------------------------------------------------------------
@@ -464,58 +582,70 @@ cdef inline Data part_of(
     return part
 
 
-cdef void forward_layer_for_gradient(
-    const Passage* at, Matrix x, Matrix out, Matrix delta, floating* panel, bint single
+cdef void forward_for_gradient(
+    const Passage* at, Matrix x, Matrix out, Matrix delta, const Share* share, floating* panel
 ) noexcept nogil:
-    """Run a layer on rows; where BP2 will want z, it stays in the place of δ until δ comes."""
+    """Run a layer on a batch; where BP2 will want z, it stays in the place of δ until δ comes."""
     cdef int64_t activation = activation_of(at.net, at.index)
     if takes_z(activation):
-        forward_layer(at, IDENTITY, x, delta, panel, single)
-        activate_rows(delta, activation, <floating> alpha_of(at.net, at.index), out)
+        forward_share(at, IDENTITY, x, delta, share, panel)
+        activate_rows(
+            rows_between(delta, share.first, share.last, panel), activation,
+            <floating> alpha_of(at.net, at.index),
+            rows_between(out, share.first, share.last, panel),
+        )
     else:
-        forward_layer(at, activation, x, out, panel, single)
+        forward_share(at, activation, x, out, share, panel)
 
 
 cdef inline void meet_forward(
-    const Passage* at, floating* workspace, int thread, int n_threads
+    const Passage* at, floating* workspace, const Share* share
 ) noexcept nogil:
     """Where a layer takes statistics of the batch, wait for all of it and take them."""
     if kind_of(at.net, at.index) != BATCH_NORM_TRAINING:
         return
     team_barrier()
-    batch_moments(at, input_of(at.net, at.batch, at.index, workspace), thread, n_threads, workspace)
+    batch_moments(
+        at, input_of(at.net, at.batch, at.index, workspace), share.thread, share.n_threads,
+        workspace,
+    )
     team_barrier()
 
 
 cdef void sweep_up(
-    const Network* net, const Data* batch, Py_ssize_t first, Py_ssize_t last,
-    floating* workspace, floating* panel, int thread, int n_threads,
+    const Network* net, const Data* batch, const Share* share, floating* workspace,
+    floating* panel,
 ) noexcept nogil:
-    """Take rows forward through all layers, to their losses and their first δ (BP1)."""
+    """Take a batch forward through all layers, to the losses and first δ of some rows (BP1)."""
     cdef Py_ssize_t n = batch.x.rows, index, top = net.n_layers - 1
-    cdef Data part = part_of(batch, first, last, workspace)
-    cdef Matrix source = rows_between(inputs_of(net, batch, workspace), first, last, workspace)
-    cdef Matrix output, delta
+    cdef Data part = part_of(batch, share.first, share.last, workspace)
+    cdef Matrix source = inputs_of(net, batch, workspace), output, delta
     cdef Passage at
     if batch.order is not NULL:
-        gather_rows(&part, source, workspace)
+        gather_rows(&part, rows_between(source, share.first, share.last, workspace), workspace)
     for index in range(top):
-        at = passage_at(net, batch, index, first, workspace)
-        meet_forward(&at, workspace, thread, n_threads)
-        output = rows_between(output_of(net, index, n, False, workspace), first, last, workspace)
-        delta = rows_between(output_of(net, index, n, True, workspace), first, last, workspace)
-        forward_layer_for_gradient(&at, source, output, delta, panel, n <= WIDE_TILE_ROWS)
+        at = passage_at(net, batch, index, share.first, workspace)
+        meet_forward(&at, workspace, share)
+        output = output_of(net, index, n, False, workspace)
+        delta = output_of(net, index, n, True, workspace)
+        forward_for_gradient(&at, source, output, delta, share, panel)
         source = output
-    at = passage_at(net, batch, top, first, workspace)
-    meet_forward(&at, workspace, thread, n_threads)
-    output = rows_between(output_of(net, top, n, False, workspace), first, last, workspace)
-    delta = rows_between(output_of(net, top, n, True, workspace), first, last, workspace)
-    forward_layer(&at, activation_of(net, top), source, output, panel, n <= WIDE_TILE_ROWS)
-    losses_and_gradients_of_rows(&part, output, losses_in(net, n, workspace) + first, delta)
+    at = passage_at(net, batch, top, share.first, workspace)
+    meet_forward(&at, workspace, share)
+    output = output_of(net, top, n, False, workspace)
+    delta = rows_between(
+        output_of(net, top, n, True, workspace), share.first, share.last, workspace
+    )
+    forward_share(&at, activation_of(net, top), source, output, share, panel)
+    losses_and_gradients_of_rows(
+        &part, rows_between(output, share.first, share.last, workspace),
+        losses_in(net, n, workspace) + share.first, delta,
+    )
     if takes_z(activation_of(net, top)):  # y has given its loss: z takes its place
-        forward_layer(&at, IDENTITY, source, output, panel, n <= WIDE_TILE_ROWS)
+        forward_share(&at, IDENTITY, source, output, share, panel)
     differentiate_rows(
-        output, delta, activation_of(net, top), <floating> alpha_of(net, top), delta
+        rows_between(output, share.first, share.last, workspace), delta, activation_of(net, top),
+        <floating> alpha_of(net, top), delta,
     )
 
 
@@ -527,7 +657,7 @@ cdef inline Matrix known_of(
 
 
 cdef inline void meet_backward(
-    const Passage* at, floating* workspace, int thread, int n_threads
+    const Passage* at, floating* workspace, const Share* share
 ) noexcept nogil:
     """Where a layer took statistics of the batch, wait for all δ and take their sums."""
     cdef Py_ssize_t n = at.batch.x.rows
@@ -536,47 +666,75 @@ cdef inline void meet_backward(
     team_barrier()
     batch_sums(
         at, input_of(at.net, at.batch, at.index, workspace),
-        output_of(at.net, at.index, n, True, workspace), thread, n_threads, workspace,
+        output_of(at.net, at.index, n, True, workspace), share.thread, share.n_threads, workspace,
     )
     team_barrier()
 
 
 cdef void sweep_down(
-    const Network* net, const Data* batch, Py_ssize_t first, Py_ssize_t last,
-    floating* workspace, floating* panel, int thread, int n_threads,
+    const Network* net, const Data* batch, const Share* share, floating* workspace,
+    floating* panel,
 ) noexcept nogil:
-    """Carry δ of rows down to the first layer (BP2)."""
+    """Carry δ of a batch down to the first layer (BP2)."""
     cdef Py_ssize_t index, top = net.n_layers - 1, n = batch.x.rows
-    cdef Matrix below, known, source
+    cdef Matrix delta = output_of(net, top, n, True, workspace), below
     cdef Passage at
-    cdef Matrix delta = rows_between(
-        output_of(net, top, n, True, workspace), first, last, workspace
-    )
     for index in range(top, 0, -1):
-        known = rows_between(known_of(net, index - 1, n, workspace), first, last, workspace)
-        below = rows_between(output_of(net, index - 1, n, True, workspace), first, last, workspace)
-        source = rows_between(
-            output_of(net, index - 1, n, False, workspace), first, last, workspace
-        )
-        at = passage_at(net, batch, index, first, workspace)
-        meet_backward(&at, workspace, thread, n_threads)
-        carry_delta(
-            &at, source, delta, known, activation_of(net, index - 1),
-            <floating> alpha_of(net, index - 1), below, panel, n <= DOTTED_ROWS,
+        below = output_of(net, index - 1, n, True, workspace)
+        at = passage_at(net, batch, index, share.first, workspace)
+        meet_backward(&at, workspace, share)
+        carry_share(
+            &at, output_of(net, index - 1, n, False, workspace), delta,
+            known_of(net, index - 1, n, workspace), below, share, panel,
         )
         delta = below
+
+
+cdef void carry_share(
+    const Passage* at, Matrix x, Matrix delta, Matrix y_or_z, Matrix out, const Share* share,
+    floating* panel,
+) noexcept nogil:
+    """Carry δ of a batch below a layer: this thread's rows, or columns of what comes out."""
+    cdef const int64_t* layer = layer_of(at.net, at.index)
+    cdef Matrix weight = weight_in(layer, at.net.parameters, panel)
+    cdef int64_t activation = activation_of(at.net, at.index - 1)
+    cdef floating alpha = <floating> alpha_of(at.net, at.index - 1)
+    cdef Matrix rows = rows_between(delta, share.first, share.last, panel)
+    cdef bint few = delta.rows <= DOTTED_ROWS
+    cdef Py_ssize_t first, last
+    if layer[KIND] != DENSE or not takes_columns(delta.rows, layer[N_IN], share.n_threads):
+        carry_delta(
+            at, rows_between(x, share.first, share.last, panel), rows,
+            rows_between(y_or_z, share.first, share.last, panel), activation, alpha,
+            rows_between(out, share.first, share.last, panel), panel, few,
+        )
+        return
+    if few:
+        clear_padding(rows, panel)
+    team_barrier()
+    if few:
+        first = part_of_units(weight.rows, LISTED_ROWS, share.thread, share.n_threads)
+        last = part_of_units(weight.rows, LISTED_ROWS, share.thread + 1, share.n_threads)
+        backward_input_few(
+            delta, rows_between(weight, first, last, panel),
+            columns_between(y_or_z, first, last, panel), activation, alpha,
+            columns_between(out, first, last, panel),
+        )
+    else:
+        backward_input_tiles(
+            delta, weight, y_or_z, activation, alpha, out, panel, share.thread, share.n_threads
+        )
+    team_barrier()
 
 
 cdef void sweep_share(
     const Network* net, const Data* batch, floating* workspace, int thread, int n_threads
 ) noexcept nogil:
-    """Take this thread's rows forward to their losses."""
+    """Take this thread's share of a batch forward to the losses."""
     cdef Py_ssize_t n = batch.x.rows
     cdef floating* panels = notes_in(net, net.n_layers, n, workspace)
-    sweep_up(
-        net, batch, n * thread // n_threads, n * (thread + 1) // n_threads, workspace,
-        panels + thread * panel_room(net, n), thread, n_threads,
-    )
+    cdef Share share = share_of_thread(n, thread, n_threads)
+    sweep_up(net, batch, &share, workspace, panels + thread * panel_room(net, n))
 
 
 cdef void sweep_team(
@@ -591,26 +749,41 @@ cdef void sweep_team(
 
 
 cdef void sweep_down_single(
-    const Network* net, const Data* batch, const Step* step, floating* workspace
+    const Network* net, const Data* batch, const Step* step, const Share* share,
+    floating* workspace,
 ) noexcept nogil:
-    """Carry δ of one sample down (BP2) and update each layer as it passes (BP3, BP4)."""
-    cdef Py_ssize_t index
-    cdef Matrix source, delta
+    """Carry δ of one sample down (BP2) and update each layer as it passes (BP3, BP4).
+
+    Threads take rows of W, which is all that BP2 needs for the columns of what comes out.
+    """
+    cdef Py_ssize_t index, first, last
+    cdef Matrix delta, weight
     cdef Update to
     for index in range(net.n_layers - 1, -1, -1):
         delta = output_of(net, index, 1, True, workspace)
         to = update_of(layer_of(net, index), step, workspace)
+        if index and share.first < share.last:
+            clear_padding(delta, workspace)
+        if share.n_threads > 1:
+            team_barrier()
         if index == 0:
-            source = inputs_of(net, batch, workspace)
-            backward_weight_few(source, delta, to, 0, 1, workspace)
+            backward_weight_few(
+                inputs_of(net, batch, workspace), delta, to, share.thread, share.n_threads,
+                workspace,
+            )
             return
-        clear_padding(delta, workspace)
-        source = output_of(net, index - 1, 1, False, workspace)
+        weight = weight_in(layer_of(net, index), net.parameters, workspace)
+        first = part_of_units(weight.rows, LISTED_ROWS, share.thread, share.n_threads)
+        last = part_of_units(weight.rows, LISTED_ROWS, share.thread + 1, share.n_threads)
+        to.weight = rows_between(to.weight, first, last, workspace)
+        to.weight_state = <floating*> to.weight_state + first * to.weight.stride
+        to.bias.rows = share.thread == 0 and to.bias.rows
         backward_single(
-            source, delta, to, weight_in(layer_of(net, index), net.parameters, workspace),
-            known_of(net, index - 1, 1, workspace), activation_of(net, index - 1),
-            <floating> alpha_of(net, index - 1),
-            output_of(net, index - 1, 1, True, workspace),
+            columns_between(output_of(net, index - 1, 1, False, workspace), first, last, workspace),
+            delta, to, rows_between(weight, first, last, workspace),
+            columns_between(known_of(net, index - 1, 1, workspace), first, last, workspace),
+            activation_of(net, index - 1), <floating> alpha_of(net, index - 1),
+            columns_between(output_of(net, index - 1, 1, True, workspace), first, last, workspace),
         )
 
 
@@ -774,14 +947,16 @@ cdef void gradient_of_rows(
     cdef Py_ssize_t n_rows = end - begin
     cdef Py_ssize_t n_blocks = ceil_divide(n_rows, BLOCK_ROWS), index, first, n
     cdef floating* panel
+    cdef Share share
     cdef Data block
     for index in range(n_blocks):
         first = begin + n_rows * index // n_blocks
         block = part_of(batch, first, begin + n_rows * (index + 1) // n_blocks, workspace)
         n = block.x.rows
         panel = notes_in(net, net.n_layers, n, workspace)
-        sweep_up(net, &block, 0, n, workspace, panel, 0, 1)
-        sweep_down(net, &block, 0, n, workspace, panel, 0, 1)
+        share = only_rows(0, n)
+        sweep_up(net, &block, &share, workspace, panel)
+        sweep_down(net, &block, &share, workspace, panel)
         update_layers(
             net, &block, &step, workspace, panel, size - (panel - workspace), 0, 1
         )
@@ -840,21 +1015,19 @@ cdef void train_step_in_layers(
     int n_threads,
 ) noexcept nogil:
     """Run this thread's part of one step, in which each layer is updated as a whole."""
-    cdef Py_ssize_t n = batch.x.rows
-    cdef Py_ssize_t first = n * thread // n_threads, last = n * (thread + 1) // n_threads
+    cdef Py_ssize_t n = batch.x.rows, part
+    cdef Share share = share_of_thread(n, thread, n_threads)
     cdef floating* panels = notes_in(net, net.n_layers, n, workspace)
     cdef Py_ssize_t room = (step.workspace_size - (panels - workspace)) // n_threads
     room -= room % ROW_MULTIPLE
     cdef floating* panel = panels + thread * room
     cdef bint single = n == 1 and step.grad is NULL and net.is_dense
     cdef Step storing
-    cdef Py_ssize_t part
-    if first < last or net.meets:
-        sweep_up(net, batch, first, last, workspace, panel, thread, n_threads)
-        if single:
-            sweep_down_single(net, batch, step, workspace)
-        else:
-            sweep_down(net, batch, first, last, workspace, panel, thread, n_threads)
+    sweep_up(net, batch, &share, workspace, panel)
+    if single:
+        sweep_down_single(net, batch, step, &share, workspace)
+    else:
+        sweep_down(net, batch, &share, workspace, panel)
     team_barrier()
     if step.grad is not NULL:
         storing = storing_step(step.grad)

@@ -50,7 +50,8 @@ enum { BAND_VECTORS = 4 };
 
 // Elements of a buffer for the sums of a band of tiles of any type.
 enum {
-    TILE_SIZE = TILE_ROWS * BAND_VECTORS * vector_width<float>(),
+    TILE_SIZE = TILE_ROWS * (BAND_VECTORS > 2 * TILE_VECTORS ? BAND_VECTORS : 2 * TILE_VECTORS) *
+                vector_width<float>(),
     WIDE_TILE_SIZE = WIDE_TILE_ROWS * wide_tile_columns<float>()
 };
 
