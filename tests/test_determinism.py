@@ -16,7 +16,10 @@ from fastmlp.kernels.catalogue import CODES, OPTIMIZERS
 WIDTHS = {"large": (64, 257, 100, 10), "small": (5, 4, 3)}
 ACTIVATIONS = {"large": ("relu", "tanh", "identity"), "small": ("sigmoid", "identity")}
 
-ADAM = next(row for row in OPTIMIZERS if row.name == "adam")
+ADAM, SGD = (next(row for row in OPTIMIZERS if row.name == name) for name in ("adam", "sgd"))
+
+#: Samples below and above all numbers up to which kernels take few of them in another way.
+FEW = [1, 2, 4, 5, 9, 33]
 
 every_network = pytest.mark.parametrize("network", WIDTHS)
 several_threads = pytest.mark.parametrize("n_threads", [2, 3, 7])
@@ -89,6 +92,17 @@ def test_training_with_small_batches(kernels, make_network, batch_size):
 
 
 @several_threads
+@pytest.mark.parametrize("batch_size", FEW)
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=lambda row: row.name)
+def test_training_of_layers_wider_than_the_batch(
+    kernels, make_network, optimizer, batch_size, n_threads
+):
+    problem = make_network("large", 35)
+    expected = trained(kernels, problem, 1, optimizer, batch_size)
+    assert_same_bits(trained(kernels, problem, n_threads, optimizer, batch_size), expected)
+
+
+@several_threads
 @pytest.mark.parametrize(("network", "batch_size"), [("large", 128), ("small", 128), ("small", 1)])
 def test_training_with_clipping(kernels, make_network, network, batch_size, n_threads):
     problem = make_network(network)
@@ -118,7 +132,8 @@ def passed(kernels, problem, n_threads):
 
 @several_threads
 @pytest.mark.parametrize(
-    ("network", "n_samples"), [("large", 300), ("small", 300), ("small", 5000)]
+    ("network", "n_samples"),
+    [("large", 300), ("small", 300), ("small", 5000), *[("large", n) for n in FEW]],
 )
 def test_forward_and_gradient(kernels, make_network, network, n_samples, n_threads):
     problem = make_network(network, n_samples)
