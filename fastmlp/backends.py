@@ -35,10 +35,11 @@ __all__ = [
     "use_backend",
 ]
 
-#: Floating-point operations of a call, or of a training step, for each thread: 100 to 150 µs
-#: of one core. Threads meet twice a step and fetch each other's weights, and wait if another
-#: program has the core of one. Measured, on two cores: 784-256-128-10 at batch 32 (3e7
-#: operations) takes 262 µs with one thread and 258 with two, at batch 128 926 and 610.
+#: Floating-point operations of a call, or of a training step, for each thread: about 100 µs of
+#: one core. Threads meet and fetch each other's weights, and wait if another program has the
+#: core of one. Measured, on two cores, with Adam: 784-256-128-10 at batch 16 (2.3e7 operations)
+#: takes 243 µs with one thread and 280 with two, at batch 32 353 and 298. Training steps of small
+#: networks ask for less: see Layout.exchange.
 WORK_PER_THREAD = 2e7
 
 #: Most threads that may be asked for: OpenMP ends the process when it cannot make them.

@@ -199,7 +199,7 @@ def _run_steps(
     rule = check_optimizer(optimizer).prepare(net.parameters, n_steps)
     layout = net.parameters.layout
     stores = rule.clips or layout.is_penalized
-    n_threads = threads_for(GRADIENT_WORK * layout.work(batch_size))
+    n_threads = threads_for(GRADIENT_WORK * layout.work(batch_size) / layout.exchange)
     current_kernels().network_train(
         *network,
         rule.state,
