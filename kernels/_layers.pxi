@@ -274,9 +274,11 @@ cdef void differentiate_rows(
 
 cdef void softmax_rows(Matrix z, Matrix out, floating* kind) noexcept nogil:
     cdef Py_ssize_t row
+    cdef const floating* logits
     for row in range(z.rows):
+        logits = <const floating*> z.data + row * z.stride
         softmax(
-            <const floating*> z.data + row * z.stride, z.columns, z.columns,
+            logits, z.columns, z.columns, row_maximum(logits, z.columns),
             <floating*> out.data + row * out.stride,
         )
 

@@ -368,13 +368,41 @@ cdef void loss_gradients_of_rows(
         )
 
 
-cdef void losses_and_gradients_of_rows(
+cdef void cross_entropies_of_rows(
     const Data* batch, Matrix output, floating* losses, Matrix delta
 ) noexcept nogil:
-    """Compute both at once; they share the softmax. Padding of δ may be written to."""
+    cdef Py_ssize_t labels[ROWS_AT_ONCE]
+    cdef floating shares[ROWS_AT_ONCE]
+    cdef Py_ssize_t group, first, i, rows
+    for group in range(ceil_divide(output.rows, ROWS_AT_ONCE)):
+        first = group * ROWS_AT_ONCE
+        rows = min(ROWS_AT_ONCE, output.rows - first)
+        for i in range(rows):
+            labels[i] = label_of(batch, first + i)
+            shares[i] = <floating> share_of(batch, first + i, losses)
+        cross_entropies_and_gradients(
+            <const floating*> output.data + first * output.stride, output.stride, labels, shares,
+            rows, output.columns, <floating> batch.loss.parameters[0], losses + first,
+            <floating*> delta.data + first * delta.stride, delta.stride,
+        )
+
+
+cdef void losses_and_gradients_of_rows(
+    const Data* batch, const Data* whole, Matrix output, floating* losses, Matrix delta
+) noexcept nogil:
+    """Compute both at once; they share the softmax. Padding of δ may be written to.
+
+    `batch` is a part of the `whole`, which decides how, for any thread the same.
+    """
     cdef Py_ssize_t row, room = min(
         columns_at(output, 0, output.columns, losses), columns_at(delta, 0, delta.columns, losses)
     )
+    if (
+        whole.x.rows >= ROWS_AT_ONCE and output.columns <= FEW_CLASSES
+        and whole.labels is not NULL and whole.loss.code == CROSS_ENTROPY
+    ):
+        cross_entropies_of_rows(batch, output, losses, delta)
+        return
     for row in range(output.rows):
         losses[row] = loss_and_gradient(
             <const floating*> output.data + row * output.stride, target_of(batch, row, losses),
@@ -638,7 +666,7 @@ cdef void sweep_up(
     )
     forward_share(&at, activation_of(net, top), source, output, share, panel)
     losses_and_gradients_of_rows(
-        &part, rows_between(output, share.first, share.last, workspace),
+        &part, batch, rows_between(output, share.first, share.last, workspace),
         losses_in(net, n, workspace) + share.first, delta,
     )
     if takes_z(activation_of(net, top)):  # y has given its loss: z takes its place

@@ -317,7 +317,7 @@ cdef void activate(
         for j in range(n):
             out[j] = hard_swish(z[j])
     elif activation == SOFTMAX:
-        softmax(z, n, n, out)
+        softmax(z, n, n, row_maximum(z, n), out)
     elif activation >= FIRST_CUSTOM:
         apply_custom(activation, CUSTOM_FORWARD, z, n, out)
     else:
@@ -529,14 +529,14 @@ cdef inline floating sum_exp(
 
 
 cdef inline floating softmax(
-    const floating* z, Py_ssize_t n, Py_ssize_t room, floating* out
+    const floating* z, Py_ssize_t n, Py_ssize_t room, floating highest, floating* out
 ) noexcept nogil:
     """Write the probabilities of n logits, and return their denominator Σ exp(zⱼ − highest).
 
     Both rows have `room` elements: whole vectors of them take less time than some.
     """
     cdef Py_ssize_t j
-    cdef floating highest = row_maximum(z, n), total = 0
+    cdef floating total = 0
     if room % ROW_MULTIPLE == 0:
         for j in range(room // ROW_MULTIPLE * ROW_MULTIPLE):
             out[j] = fast_exp(z[j] - highest)
@@ -616,11 +616,12 @@ cdef inline floating cross_entropy(
     Py_ssize_t label,
     Py_ssize_t n,
     floating smoothing,
+    floating highest,
     floating denominator,
 ) noexcept nogil:
-    """Return the loss of logits from the denominator of their softmax."""
+    """Return the loss of logits from their maximum and the denominator of their softmax."""
     cdef Py_ssize_t j
-    cdef floating total = 0, t, highest = row_maximum(output, n)
+    cdef floating total = 0, t
     cdef floating log_sum = <floating> log(denominator)
     cdef floating kept = 1 - smoothing, floor = smoothing / n
     if target is NULL:
@@ -800,11 +801,12 @@ cdef inline floating loss_value(
     const Loss* loss,
 ) noexcept nogil:
     """Return L of one sample."""
-    cdef floating denominator
+    cdef floating highest
     if loss.code == CROSS_ENTROPY:
-        denominator = sum_exp(output, n, row_maximum(output, n))
+        highest = row_maximum(output, n)
         return cross_entropy(
-            output, target, label, n, <floating> loss.parameters[0], denominator
+            output, target, label, n, <floating> loss.parameters[0], highest,
+            sum_exp(output, n, highest),
         )
     if loss.code == BINARY_CROSS_ENTROPY:
         return binary_cross_entropy(output, target, n, loss.parameters) / n
@@ -842,7 +844,7 @@ cdef inline void loss_gradient(
             out[j] = 0
     elif loss.code == CROSS_ENTROPY:
         delta = <floating> loss.parameters[0]
-        softmax(output, n, n, out)
+        softmax(output, n, n, row_maximum(output, n), out)
         cross_entropy_gradient(target, label, n, delta, share, out)
     elif loss.code == BINARY_CROSS_ENTROPY:
         binary_cross_entropy_gradient(output, target, n, loss.parameters, of_one, out)
@@ -879,14 +881,70 @@ cdef inline floating loss_and_gradient(
     floating* out,
 ) noexcept nogil:
     """Return L of one sample and write share · ∂L/∂o; `room` is as for softmax."""
-    cdef floating denominator, smoothing
+    cdef floating highest, denominator, smoothing
     if loss.code != CROSS_ENTROPY or share == 0:
         loss_gradient(output, target, label, n, loss, share, out)
         return loss_value(output, target, label, n, loss)
     smoothing = <floating> loss.parameters[0]
-    denominator = softmax(output, n, room, out)
+    highest = row_maximum(output, n)
+    denominator = softmax(output, n, room, highest, out)
     cross_entropy_gradient(target, label, n, smoothing, share, out)
-    return cross_entropy(output, target, label, n, smoothing, denominator)
+    return cross_entropy(output, target, label, n, smoothing, highest, denominator)
+
+
+# A row of a few logits is all beginning and end. Several such rows lie side by side: element j
+# of all of them, then element j + 1.
+
+cdef enum:
+    ROWS_AT_ONCE = ROW_MULTIPLE
+    FEW_CLASSES = 32
+
+
+cdef void cross_entropies_and_gradients(
+    const floating* output,
+    Py_ssize_t output_row,
+    const Py_ssize_t* labels,
+    const floating* shares,
+    Py_ssize_t rows,
+    Py_ssize_t n,
+    floating smoothing,
+    floating* losses,
+    floating* out,
+    Py_ssize_t out_row,
+) noexcept nogil:
+    """Do what loss_and_gradient does, for ROWS_AT_ONCE samples at most, of few classes."""
+    cdef floating p[FEW_CLASSES * ROWS_AT_ONCE]
+    cdef floating highest[ROWS_AT_ONCE]
+    cdef floating total[ROWS_AT_ONCE]
+    cdef floating share[ROWS_AT_ONCE]
+    cdef floating* column
+    cdef floating floor = smoothing / n
+    cdef Py_ssize_t i, j
+    for i in range(ROWS_AT_ONCE):
+        highest[i], total[i] = -INFINITY, 0
+        share[i] = shares[i] if i < rows else 0
+        for j in range(n):
+            p[j * ROWS_AT_ONCE + i] = output[i * output_row + j] if i < rows else 0
+    for j in range(n):
+        column = p + j * ROWS_AT_ONCE
+        for i in range(ROWS_AT_ONCE):
+            highest[i] = column[i] if column[i] > highest[i] else highest[i]
+    for j in range(n):
+        column = p + j * ROWS_AT_ONCE
+        for i in range(ROWS_AT_ONCE):
+            column[i] = fast_exp(column[i] - highest[i])
+            total[i] += column[i]
+    for j in range(n):
+        column = p + j * ROWS_AT_ONCE
+        for i in range(ROWS_AT_ONCE):
+            column[i] = share[i] * (column[i] / total[i] - floor)
+    for i in range(rows):
+        p[labels[i] * ROWS_AT_ONCE + i] -= share[i] * (1 - smoothing)
+        for j in range(n):
+            out[i * out_row + j] = p[j * ROWS_AT_ONCE + i] if share[i] != 0 else 0
+        losses[i] = cross_entropy(
+            output + i * output_row, NULL, labels[i], n, smoothing, highest[i], total[i]
+        )
 
 
 cdef inline void cross_entropy_curvature(
@@ -900,7 +958,7 @@ cdef inline void cross_entropy_curvature(
 ) noexcept nogil:
     cdef Py_ssize_t j
     cdef floating total = 0, mean = 0
-    softmax(output, n, n, out)
+    softmax(output, n, n, row_maximum(output, n), out)
     for j in range(n):
         mean += out[j] * r[j]
     if target is NULL:
