@@ -25,8 +25,10 @@ __all__ = ["Quick"]
 #: Operations of a gradient in units of a forward pass: forward, BP2 and BP4.
 GRADIENT_WORK = 3
 
-#: Most samples of a quick call: with more, the checks cost little beside the work.
-ROWS = 16
+#: Samples of a quick call, at least so many and at most, and in between as many as this work
+#: allows: with more, the checks, of 3 µs, cost little beside it.
+LEAST_ROWS, MOST_ROWS = 16, 256
+QUICK_WORK = 2e6
 
 #: Steps whose scalars are computed together.
 STEPS_AHEAD = 64
@@ -45,14 +47,15 @@ class Quick:
         layout = parameters.layout
         self._parameters = parameters
         self._module = kernels.load_backend("cython")
-        size = arena.training_workspace_size(layout.table, ROWS, layout.dtype.itemsize, 1)
+        n_rows = min(max(LEAST_ROWS, int(QUICK_WORK / layout.work_per_sample)), MOST_ROWS)
+        size = arena.training_workspace_size(layout.table, n_rows, layout.dtype.itemsize, 1)
         workspace = arena.aligned_zeros(size, layout.dtype)
         self._caller = self._module.Caller(
             layout.table,
             layout.settings,
             parameters.arena,
             workspace,
-            ROWS,
+            n_rows,
             layout.work_per_sample,
             layout.work(1),
         )

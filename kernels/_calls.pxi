@@ -3,7 +3,7 @@
 # plain. What is not plain is answered by None, and goes the way through all checks.
 
 cdef enum:
-    MOST_ROWS = 16  # of a call; more than that are worth the checks
+    MOST_ROWS = 256  # of a call; more than that are worth the checks
 
 
 cdef class Objective:
@@ -65,7 +65,7 @@ cdef class Caller:
     workspace : array of shape (training_workspace_size(...),)
         For n_rows samples and one thread.
     n_rows : int
-        Most samples of a call, at most 16.
+        Most samples of a call, at most 256.
     work : float
         Floating-point operations of a forward pass on one sample.
     least_work : float

@@ -118,8 +118,8 @@ cdef struct Listed:  # rows of a weight, of `rows` from `first` on
 
 
 cdef struct Grid:  # a thread's run of the tiles of an output
-    Py_ssize_t tile_rows
-    Py_ssize_t row_tiles
+    Py_ssize_t rows
+    Py_ssize_t row_tiles  # of nearly equal numbers of rows
     Py_ssize_t columns
     Py_ssize_t panels  # of columns, of nearly equal numbers of vectors
     Py_ssize_t first
@@ -131,11 +131,12 @@ cdef inline Py_ssize_t ceil_divide(Py_ssize_t n, Py_ssize_t divisor) noexcept no
 
 
 cdef inline Grid grid_of(
-    Py_ssize_t row_tiles, Py_ssize_t columns, int thread, int n_threads, floating* kind
+    Py_ssize_t rows, Py_ssize_t row_tiles, Py_ssize_t columns, int thread, int n_threads,
+    floating* kind,
 ) noexcept nogil:
     """Cut an output into tiles and give a thread its share."""
     cdef Grid grid
-    grid.tile_rows, grid.row_tiles, grid.columns = TILE_ROWS, row_tiles, columns
+    grid.rows, grid.row_tiles, grid.columns = rows, row_tiles, columns
     grid.panels = ceil_divide(columns, tile_columns(kind))
     grid.first = row_tiles * grid.panels * thread // n_threads
     grid.last = row_tiles * grid.panels * (thread + 1) // n_threads
@@ -150,9 +151,12 @@ cdef inline Grid band_grid_of(
     cdef Py_ssize_t panels = max(1, ceil_divide(columns, tile_columns(kind)))
     cdef Py_ssize_t of_panel = max(1, ceil_divide(vectors, panels))
     cdef Py_ssize_t tile_rows = TILE_ROWS * max(1, BAND_VECTORS // of_panel)
-    cdef Grid grid = grid_of(ceil_divide(rows, tile_rows), columns, thread, n_threads, kind)
-    grid.tile_rows = tile_rows
-    return grid
+    return grid_of(rows, ceil_divide(rows, tile_rows), columns, thread, n_threads, kind)
+
+
+cdef inline Py_ssize_t row_of(Grid grid, Py_ssize_t row_tile) noexcept nogil:
+    """Return the first row of a tile, or the end of the last."""
+    return grid.rows * row_tile // grid.row_tiles
 
 
 cdef inline Py_ssize_t start_of(Grid grid, Py_ssize_t panel, floating* kind) noexcept nogil:
@@ -332,25 +336,25 @@ cdef void forward_tiles(
     cdef floating* outputs = at_line(outputs_room)
     cdef Py_ssize_t width = tile_columns(sums)
     cdef Grid grid = band_grid_of(x.rows, weight.columns, thread, n_threads, sums)
-    cdef Py_ssize_t tile, panel_index, j, rows, row = 0, column = 0, columns = 0, step = 0
+    cdef Py_ssize_t tile, panel_index, j, row, rows, row_tile = 0, column = 0, columns = 0, step = 0
     cdef const floating* source = panel
     for tile in range(grid.first, grid.last):
-        if row == grid.row_tiles * grid.tile_rows or tile == grid.first:
-            panel_index = tile // grid.row_tiles
-            row = tile % grid.row_tiles * grid.tile_rows
+        if row_tile == grid.row_tiles or tile == grid.first:
+            panel_index, row_tile = tile // grid.row_tiles, tile % grid.row_tiles
             column = start_of(grid, panel_index, sums)
             columns = start_of(grid, panel_index + 1, sums) - column
             source = panel_of(weight, column, columns, grid.row_tiles, panel, &step)
             for j in range(width):
                 start[j] = (<const floating*> bias.data)[column + j] if j < columns else 0
-        rows = min(grid.tile_rows, x.rows - row)
+        row = row_of(grid, row_tile)
+        rows = row_of(grid, row_tile + 1) - row
         multiply(
             start, <const floating*> x.data + row * x.stride, x.stride, 1, source, step,
             weight.rows, sums, rows, columns,
         )
         activate(sums, rows * whole_vectors(columns, sums), activation, alpha, outputs)
         put_tile(outputs, out, row, rows, column, columns)
-        row += grid.tile_rows
+        row_tile += 1
 
 
 cdef void backward_input_tiles(
@@ -373,15 +377,15 @@ cdef void backward_input_tiles(
     cdef Grid grid = band_grid_of(delta.rows, weight.rows, thread, n_threads, sums)
     cdef floating* zeros = start_at_zero(start, PANEL_WIDTH)
     cdef floating* known = start_at_zero(at_line(known_room), TILE_SIZE)
-    cdef Py_ssize_t tile, panel_index, rows, row = 0, column = 0, columns = 0
+    cdef Py_ssize_t tile, panel_index, row, rows, row_tile = 0, column = 0, columns = 0
     for tile in range(grid.first, grid.last):
-        if row == grid.row_tiles * grid.tile_rows or tile == grid.first:
-            panel_index = tile // grid.row_tiles
-            row = tile % grid.row_tiles * grid.tile_rows
+        if row_tile == grid.row_tiles or tile == grid.first:
+            panel_index, row_tile = tile // grid.row_tiles, tile % grid.row_tiles
             column = start_of(grid, panel_index, sums)
             columns = start_of(grid, panel_index + 1, sums) - column
             pack_transposed(weight, column, columns, panel)
-        rows = min(grid.tile_rows, delta.rows - row)
+        row = row_of(grid, row_tile)
+        rows = row_of(grid, row_tile + 1) - row
         multiply(
             zeros, <const floating*> delta.data + row * delta.stride, delta.stride, 1, panel,
             width, weight.columns, sums, rows, columns,
@@ -389,7 +393,7 @@ cdef void backward_input_tiles(
         take_tile(y_or_z, row, rows, column, columns, known)
         apply_derivative(known, rows * whole_vectors(columns, sums), activation, alpha, sums)
         put_tile(sums, out, row, rows, column, columns)
-        row += grid.tile_rows
+        row_tile += 1
 
 
 cdef void backward_weight_tiles(
@@ -409,7 +413,8 @@ cdef void backward_weight_tiles(
     cdef floating* zeros = start_at_zero(start, PANEL_WIDTH)
     cdef Py_ssize_t n = delta.rows
     cdef Grid grid = grid_of(
-        ceil_divide(x.columns, INPUT_ROWS) + 1, delta.columns, thread, n_threads, sums
+        x.columns + 1, ceil_divide(x.columns, INPUT_ROWS) + 1, delta.columns, thread, n_threads,
+        sums,
     )
     cdef floating* inputs = <floating*> workspace + thread * room
     cdef floating* block = inputs + n * ROW_MULTIPLE

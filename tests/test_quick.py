@@ -80,7 +80,7 @@ def test_outputs_are_those_of_forward(count_quick, dtype, activation):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 9, 16])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 9, 16, 17, 100])
 def test_a_few_samples(count_quick, dtype, n):
     X, y = samples(dtype, n), np.arange(n) % 3
     nets = make_net(dtype), make_net(dtype)
@@ -123,10 +123,10 @@ def test_labels_of_a_few_samples_are_checked(wrong):
         lambda x: x[::-1].copy()[::-1],
         lambda x: np.ma.array(x),
         lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32),
-        lambda x: np.repeat(x[None], 17, axis=0),
+        lambda x: np.repeat(x[None], quick.MOST_ROWS + 1, axis=0),
         lambda x: np.asfortranarray(np.repeat(x[None], 3, axis=0)),
     ],
-    ids=["list", "float64", "swapped", "strided", "reversed", "masked", "unaligned", "17", "F"],
+    ids=["list", "float64", "swapped", "strided", "reversed", "masked", "unaligned", "many", "F"],
 )
 def test_what_is_not_plain_takes_the_other_way(count_quick, strange):
     net, x = make_net(), samples()[0]
