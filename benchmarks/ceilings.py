@@ -11,11 +11,26 @@ from typing import Any
 import numpy as np
 
 from fastmlp import kernels
+from fastmlp.kernels import arena
 
-__all__ = ["Ceilings", "Work", "bandwidth", "multiply_add_rate", "survey", "yardstick"]
+__all__ = [
+    "Ceilings",
+    "Work",
+    "bandwidth",
+    "fed_multiply_add_rate",
+    "multiply_add_rate",
+    "survey",
+    "yardstick",
+]
 
 #: Rounds of 12 vectors of multiply-adds: half a millisecond.
 FMA_STEPS = 300_000
+
+#: Bytes that tiles are fed from: half of a small first cache, or of a larger one that is shared.
+FED_BYTES = 24 * 2**10
+
+#: Multiply-adds of one measurement of tiles, some milliseconds: the clock that it can hold.
+FED_FMAS = 5e8
 
 #: Bytes of one measurement of a bandwidth, a third of a millisecond from memory.
 STREAMED_BYTES = 8 * 2**20
@@ -65,6 +80,20 @@ def multiply_add_rate(dtype: str, n_threads: int) -> float:
     for _ in range(ATTEMPTS):
         began = perf_counter()
         flops = run(dtype == "float32", FMA_STEPS, n_threads)
+        best = max(best, flops / (perf_counter() - began))
+    return best
+
+
+def fed_multiply_add_rate(dtype: str, n_threads: int) -> float:
+    """Return the most operations a second of the kernels' full tile, fed from the first cache."""
+    run = kernels.load_backend("cython").multiply_add_tiles
+    numbers = arena.aligned_zeros(FED_BYTES // np.dtype(dtype).itemsize, dtype)
+    numbers[:] = np.random.default_rng(0).standard_normal(len(numbers), dtype)
+    steps = max(1, int(2 * FED_FMAS / run(numbers, 1)))
+    best = 0.0
+    for _ in range(ATTEMPTS):
+        began = perf_counter()
+        flops = run(numbers, steps, n_threads)
         best = max(best, flops / (perf_counter() - began))
     return best
 
@@ -136,8 +165,8 @@ def survey(n_threads: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        Operations a second by dtype, and bytes a second of reading, and of reading and writing,
-        by level.
+        Operations a second by dtype, in registers and fed from L1, and bytes a second of
+        reading, and of reading and writing, by level.
     """
     memory = {
         level: {
@@ -147,5 +176,7 @@ def survey(n_threads: int) -> dict[str, Any]:
         }
         for level, n_bytes in LEVELS.items()
     }
-    rates = {dtype: multiply_add_rate(dtype, n_threads) for dtype in ("float32", "float64")}
-    return rates | {"memory": memory}
+    return {
+        kind: {dtype: measure(dtype, n_threads) for dtype in ("float32", "float64")}
+        for kind, measure in (("registers", multiply_add_rate), ("L1", fed_multiply_add_rate))
+    } | {"memory": memory}

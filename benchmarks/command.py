@@ -109,7 +109,8 @@ def measure(
 
     arguments = [str(FOLDER / f"test_{name}.py") for name in groups]
     arguments += ["-o", "addopts=", "--import-mode=importlib"]
-    arguments += ["-p", "no:cacheprovider", "-p", "no:terminal"]
+    # What captures output would capture the progress as well.
+    arguments += ["-p", "no:cacheprovider", "-p", "no:terminal", "--capture=no"]
     arguments += ["--benchmark-only", f"--benchmark-json={path}"]
     arguments += ["--peers"] * (options.peers and peers) + ["--quick"] * options.quick
     arguments += [f"--threads={options.threads}"] * (options.threads is not None)
@@ -133,15 +134,20 @@ def print_tables(found: Results) -> None:
     for group, lines in found.groups():
         print(f"\n=== {group}")
         for line in lines:
-            print(f"\n{line.name}\n{aligned_table([results.HEADER, *results.table(line)])}")
-    slower = results.behind(found)
-    print(f"\nfastmlp is not the fastest on {len(slower)} of {len(found.lines)} lines")
-    for each in slower:
-        print(f"  {each.line.group}: {each.line.name}: {each.faster.name} is {each.ratio:.2f}×")
+            print(f"\n{line.name}\n{aligned_table(results.table(line))}")
+    lost, even = results.behind(found), results.draws(found)
+    print(f"\nfastmlp is not the fastest on {len(lost)} of {len(found.lines)} lines")
+    for each in lost:
+        print(f"  {each}: {each.ratio:.2f} ({each.reason})")
+    print(f"\nsomebody is as good, within what can be told, on {len(even)}")
+    for each in even:
+        print(f"  {each}: {each.ratio:.2f}")
 
 
 def compare(before: Results, found: Results, options: argparse.Namespace) -> int:
     """Print which cases became slower, each measured again before it is believed.
+
+    Then print on which ratios the two runs disagree, which does not count.
 
     Parameters
     ----------
@@ -173,4 +179,27 @@ def compare(before: Results, found: Results, options: argparse.Namespace) -> int
     print(f"\n{len(suspects)} cases are slower than on {before.date}")
     for each in suspects:
         print(f"  {each}")
+    print_changes(before, found)
     return 1 if suspects else 0
+
+
+def print_changes(before: Results, found: Results) -> None:
+    """Print where two runs disagree on who is faster, or on by how much.
+
+    Parameters
+    ----------
+    before, found : Results
+        Two runs.
+    """
+    ratios = comparison.ratios(before, found)
+    turned = [each for each in ratios if each.turned]
+    moved = [each for each in ratios if each.moved]
+    print(f"\nthe runs disagree on who is ahead in {len(turned)} of {len(ratios)} ratios")
+    for each in turned:
+        print(f"  {each}")
+    print(
+        f"of the ratios on lines above {1e3 * comparison.LONG:.0f} ms, {len(moved)} differ by more "
+        f"than {100 * comparison.AGREEING:.0f} %"
+    )
+    for each in moved:
+        print(f"  {each}")

@@ -5,6 +5,8 @@ cost is the quotient of the lowest deciles of both: the clock's changes cancel, 
 lie above. Where another machine shares the core, kernels suffer more than the yardstick, half of
 them by up to 9 % for minutes. So the growth of a case counts from the median growth of its
 group, the drift: what stands out has changed, what all cases share is only told.
+
+Ratios to others are compared as well: whether both runs say who is ahead, and by how much.
 """
 
 from __future__ import annotations
@@ -16,7 +18,18 @@ import numpy as np
 
 from .results import Results, Row
 
-__all__ = ["REPETITIONS", "Slower", "cost", "drifts", "slower", "still_slower"]
+__all__ = [
+    "AGREEING",
+    "LONG",
+    "REPETITIONS",
+    "Ratio",
+    "Slower",
+    "cost",
+    "drifts",
+    "ratios",
+    "slower",
+    "still_slower",
+]
 
 #: Growth of the cost that is noise; more where the rounds spread more.
 THRESHOLD = 0.06
@@ -26,6 +39,12 @@ DRIFTING = 5
 
 #: Drift that no state of a machine explains: then every case counts by itself.
 LARGEST_DRIFT = 0.12
+
+#: Ratios that differ by no more than this share agree …
+AGREEING = 0.15
+
+#: … and are compared on lines whose first case takes longer, in seconds.
+LONG = 1e-3
 
 #: How often a case that looks slower is measured again before that is believed.
 REPETITIONS = 3
@@ -73,8 +92,72 @@ class Slower:
         return f"{': '.join(self.key)}: {100 * self.growth:+.0f} %"
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """How a rival compares with the first case of its line, in two runs.
+
+    Parameters
+    ----------
+    name : str
+        Group, line and name of the rival.
+    before, after : float
+        How many times as much as the first it takes.
+    sides : tuple of int
+        Who is ahead in either run, as :meth:`~fastmlp.benchmarks.results.Line.side` says.
+    long : bool
+        Whether the line takes longer than :data:`LONG` in both runs.
+    """
+
+    name: str
+    before: float
+    after: float
+    sides: tuple[int, int]
+    long: bool
+
+    @property
+    def turned(self) -> bool:
+        """Whether each run has another ahead; a draw agrees with both."""
+        return self.sides[0] * self.sides[1] < 0
+
+    @property
+    def moved(self) -> bool:
+        """Whether the ratios of a long line do not agree."""
+        change = max(self.before, self.after) / min(self.before, self.after) - 1
+        return self.long and change > AGREEING
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.before:.2f}, now {self.after:.2f}"
+
+
+def ratios(before: Results, after: Results) -> list[Ratio]:
+    """Compare the ratios of all rivals that two runs have measured.
+
+    Parameters
+    ----------
+    before, after : Results
+        Two runs.
+
+    Returns
+    -------
+    list of Ratio
+        In the order of the second.
+    """
+    old = {(line.group, line.name): line for line in before.lines}
+    found = []
+    for line in after.lines:
+        was = old.get((line.group, line.name))
+        for row in line.rows[1:] if was else ():
+            mate = was.row(row.name)
+            if mate and row.extra["rival"]:
+                name = f"{line.group}: {line.name}: {row.name}"
+                sides = was.side(mate), line.side(row)
+                long = min(was.rows[0].median, line.rows[0].median) > LONG
+                found.append(Ratio(name, was.ratio(mate), line.ratio(row), sides, long))
+    return found
+
+
 def cost(row: Row) -> tuple[float, float]:
-    """Return what a case costs in yardsticks, 10⁹ multiply-adds in registers.
+    """Return what a case costs in yardsticks, 10⁹ multiply-adds in registers; or its memory.
 
     Parameters
     ----------
@@ -84,10 +167,12 @@ def cost(row: Row) -> tuple[float, float]:
     Returns
     -------
     lower : float
-        The lowest decile of the rounds.
+        The lowest decile of the rounds; the bytes.
     spread : float
         From there to the lower quartile, as a share.
     """
+    if row.measures_memory:
+        return row.amounts[0], 0.0
     lower, quartile = np.quantile(row.seconds, [0.1, 0.25])
     return float(lower / np.quantile(row.extra["yardsticks"], 0.1)), float(quartile / lower - 1)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ def fastmlp(problem: Problem, backend: str = "cython") -> Job:
     ):
         weight[...], bias[...] = W, b
     x, y = problem.samples()
-    batches = problem.batches()
+    batches = problem.split(x, y)
     if problem.single and problem.loss == "cross_entropy":
         batches = [(sample, int(label)) for sample, label in batches]
     visits, loss, rate = _visits(batches), problem.loss, problem.learning_rate
@@ -168,14 +169,17 @@ def numpy_in_place(problem: Problem) -> Job:
     """NumPy with every array made once, and parameters in one vector for the update."""
     initial = problem.initial_parameters()
     theta = np.concatenate([part.ravel() for W, b in initial for part in (W.T, b)])
-    grad, m, v, scratch = (np.zeros_like(theta) for _ in range(4))
+    del initial
+    adaptive = problem.job == "adam"
+    grad = np.zeros_like(theta)
+    m, v, scratch = (np.zeros_like(theta if adaptive else theta[:0]) for _ in range(3))
 
     def layers_of(vector: Array) -> list[tuple[Array, Array]]:
         """Return W (n_in, n_out) and b (n_out,) of each layer as views."""
         views, start = [], 0
-        for W, b in initial:
-            middle, stop = start + W.size, start + W.size + b.size
-            views.append((vector[start:middle].reshape(W.T.shape), vector[middle:stop]))
+        for n_in, n_out in pairwise(problem.sizes):
+            middle, stop = start + n_in * n_out, start + (n_in + 1) * n_out
+            views.append((vector[start:middle].reshape(n_in, n_out), vector[middle:stop]))
             start = stop
         return views
 
@@ -293,6 +297,9 @@ def sklearn(problem: Problem) -> Job:
 
     def train(n_steps: int) -> None:
         for x, y in visits(n_steps):
+            if problem.job == "adam":
+                # It adds epsilon before it corrects the bias: others' 1e-8 is this there.
+                net._optimizer.epsilon = 1e-8 * sqrt(1 - 0.999 ** (net._optimizer.t + 1))
             net.partial_fit(x, y)
 
     def forward(n_steps: int) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from pathlib import Path
 from statistics import median, quantiles
 from threading import Timer
 from time import perf_counter, sleep
@@ -38,14 +40,18 @@ __all__ = [
     "agree",
     "contest",
     "measure",
+    "quartiles",
     "spread",
 ]
 
 #: fastmlp itself: what does not run there is an error.
 OWN = tuple(name for name in COMPETITORS if name.startswith("fastmlp"))
 
-#: Idle threads spin for a while, those of OpenBLAS for 0.1 s; the next one waits until they sleep.
-SECONDS_BETWEEN = 0.12
+#: What starts a worker, on the cores whose numbers it is given.
+START = Path(__file__).with_name("start.py")
+
+#: Threads that measured a ceiling spin for a while before they sleep.
+SETTLING = 0.02
 
 #: A process that takes longer to get ready is given up.
 PATIENCE = 120.0
@@ -135,8 +141,6 @@ class Case:
         Whether a round is one unit of steps, however short it is wanted.
     notes : dict
         More about the case, for tables and plots.
-    pause : float
-        Seconds to wait before, for others' threads to go to sleep.
     own : bool
         Whether it is fastmlp that is measured.
     rival : bool
@@ -151,7 +155,6 @@ class Case:
     rounds: int | None = None
     long: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
-    pause: float = 0.0
     own: bool = True
     rival: bool = False
 
@@ -188,11 +191,17 @@ class Measurement:
         return max(middle.items(), key=lambda item: item[1])
 
 
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Return the quartiles, which are all the same of one value."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
 def spread(seconds: list[float]) -> float:
     """Return the distance of the quartiles as a share of the median."""
-    if len(seconds) < 2:
-        return 0.0
-    low, middle, high = quantiles(seconds, n=4, method="inclusive")
+    low, middle, high = quartiles(seconds)
     return (high - low) / middle
 
 
@@ -259,7 +268,9 @@ class Call:
 
 
 class Process:
-    """A competitor in a process of its own.
+    """A competitor in a process of its own, stopped while it is not asked for anything.
+
+    Idle threads spin for a while, those of OpenBLAS for 0.1 s: stopped ones do not.
 
     Parameters
     ----------
@@ -275,19 +286,19 @@ class Process:
     tolerance: float | None = None
 
     def __init__(self, name: str, problem: Problem, n_threads: int) -> None:
-        self.name, self.problem, self.ready = name, problem, False
+        self.name, self.problem = name, problem
         # Some machines pin OpenBLAS to an older processor.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+        cores = sorted(os.sched_getaffinity(0))[:n_threads]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "fastmlp.benchmarks.worker"],
+            [sys.executable, "-P", START, *map(str, cores)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
         )
-        job = {"name": name, "problem": asdict(problem), "n_threads": n_threads}
-        self._send(job)
+        self._send({"name": name, "problem": asdict(problem)})
 
     def _send(self, request: object) -> None:
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -302,7 +313,10 @@ class Process:
     def ask(self, request: str, argument: object = None) -> Any:
         """Have the worker do something and return its answer."""
         self._send([request, argument])
-        return self._receive()
+        self.process.send_signal(signal.SIGCONT)
+        answer = self._receive()
+        self.process.send_signal(signal.SIGSTOP)
+        return answer
 
     def prepare(self) -> dict[str, Any]:
         """Wait until it is ready, and compare its results with the reference."""
@@ -321,7 +335,7 @@ class Process:
             raise kind(f"{self.name}: {answer['failed']}")
         result = _centred(np.array(answer["result"], self.problem.dtype), self.problem)
         agree([result], [_expected(self.problem)], self.name, self.tolerance)
-        self.ready = True
+        self.process.send_signal(signal.SIGSTOP)
         return answer["notes"]
 
     def run(self, n_steps: int, warm_up: int = 0) -> float:
@@ -329,12 +343,12 @@ class Process:
         return self.ask("run", [n_steps, warm_up])
 
     def close(self) -> dict[str, Any]:
-        """End the process and return how much memory it took, after its imports."""
-        notes = {"peak_bytes": self.ask("peak")} if self.ready else {}
+        """End the process."""
         self.process.stdin.close()
+        self.process.send_signal(signal.SIGCONT)
         self.process.wait()
         self.process.stdout.close()
-        return notes
+        return {}
 
 
 def _centred(result: np.ndarray, problem: Problem) -> np.ndarray:
@@ -369,7 +383,6 @@ def contest(
             unit=problem.unit,
             notes={"problem": str(problem), "batch_size": problem.batch_size} | notes,
             rounds=options.rounds // 3 if options.quick else options.rounds * 2 // 3,
-            pause=SECONDS_BETWEEN * (n_threads > 1),
             own=name in OWN,
             rival=name != "fastmlp",
         )
@@ -412,12 +425,16 @@ def measure(
         steps = {case: _steps(case, job, options) for case, job in running.items()}
         rounds = max((case.rounds or options.rounds for case in running), default=0)
         for index in range(rounds):
-            ceilings, standard = Ceilings(), yardstick()
-            for case, job in running.items():
-                if index < (case.rounds or options.rounds):
-                    _time(case, job, steps[case], ceilings, found[case])
-                    found[case].yardsticks.append(standard)
+            active = [case for case in running if index < (case.rounds or options.rounds)]
+            _measure_ceilings(active, found)
+            for case in active:
+                # Caches and clock come back from what ran before.
+                warm_up = case.unit if steps[case] > case.unit else 0
+                taken = running[case].run(steps[case], warm_up)
+                found[case].seconds.append(taken / steps[case])
             tick(1 / rounds)
+        if not rounds:
+            tick(1)
     finally:
         for case, job in jobs.items():
             notes = job.close()
@@ -434,11 +451,12 @@ def _steps(case: Case, job: Job, options: Options) -> int:
     return case.unit * max(1, round(options.seconds / seconds / case.unit))
 
 
-def _time(case: Case, job: Job, n_steps: int, ceilings: Ceilings, to: Measurement) -> None:
-    """Time one round of a case, and the ceilings beside it."""
-    if case.work is not None:
-        to.floors.append(ceilings.seconds(case.work))
-    sleep(case.pause)
-    # Caches and clock come back from what ran before.
-    warm_up = case.unit if n_steps > case.unit else 0
-    to.seconds.append(job.run(n_steps, warm_up) / n_steps)
+def _measure_ceilings(cases: list[Case], to: Mapping[Case, Any]) -> None:
+    """Measure the yardstick and the ceilings of the cases of a round."""
+    ceilings, standard = Ceilings(), yardstick()
+    for case in cases:
+        to[case].yardsticks.append(standard)
+        if case.work is not None:
+            to[case].floors.append(ceilings.seconds(case.work))
+    if any(case.work is not None and case.work.n_threads > 1 for case in cases):
+        sleep(SETTLING)

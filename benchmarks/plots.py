@@ -84,7 +84,7 @@ def cost(results: Results) -> Figure | None:
         chosen = [line for line in lines if line.rows[0].extra["samples"] == kind]
         widths = [line.rows[0].extra["width"] for line in chosen]
         for name, marker in zip([row.name for row in chosen[0].rows[1:]], "osD", strict=False):
-            ratios = [line.row(name).median / line.rows[0].median for line in chosen]
+            ratios = [line.ratio(line.row(name)) for line in chosen]
             axes.plot(widths, ratios, marker=marker, label=name)
         axes.axhline(2, color="black", linestyle="--", label="the lecture: two forward passes")
         axes.set_xscale("log", base=2)
@@ -111,7 +111,7 @@ def differences(results: Results) -> Figure | None:
         guessed = np.array([row.extra.get("extrapolated", False) for row in rows])
         _measured(left, n, seconds, guessed, name, colour)
         if name != "backpropagation":
-            ratio = seconds / [line.rows[0].median for line in chosen]
+            ratio = np.array([line.ratio(line.row(name)) for line in chosen])
             slope = np.polyfit(np.log(n), np.log(ratio), 1)[0] if len(n) > 1 else np.nan
             _measured(right, n, ratio, guessed, f"{name}: as parameters^{slope:.2f}", colour)
     left.set(ylabel="seconds a gradient")
@@ -176,7 +176,8 @@ def roofline(results: Results) -> Figure | None:
         return None
     figure, (axes,) = _figure(height=5)
     intensity = np.geomspace(0.1, 1000, 200)
-    peak = ceilings["1"]["float32"] / 1e9
+    peak = ceilings["1"]["registers"]["float32"] / 1e9
+    fed = ceilings["1"]["L1"]["float32"] / 1e9
     for index, (level, rates) in enumerate(ceilings["1"]["memory"].items()):
         rate = rates["read"] / 1e9
         bound = np.minimum(peak, intensity * rate)
@@ -186,9 +187,11 @@ def roofline(results: Results) -> Figure | None:
         style = {"va": "bottom", "ha": "left"} if index % 2 == 0 else {"va": "top", "ha": "left"}
         style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         axes.annotate(f"{level}: {rate:.0f} GB/s", at, fontsize="x-small", **style)
-    axes.annotate(
-        f"FMA: {peak:.0f} GF/s", (1000, peak), fontsize="x-small", va="bottom", ha="right"
-    )
+    axes.axhline(fed, color="black", linewidth=0.7, linestyle="--")
+    # The two may be as high as each other: their names stand on two sides of the lines.
+    for text, rate, side in (("in registers", peak, "bottom"), ("fed from L1", fed, "top")):
+        name, style = f"multiply-adds {text}: {rate:.0f} GF/s", {"va": side, "ha": "right"}
+        axes.annotate(name, (1000, rate), fontsize="x-small", **style)
     groups = list(dict.fromkeys(group for group, _ in rows))
     for index, group in enumerate(groups):
         mine = [row for name, row in rows if name == group]
@@ -211,9 +214,9 @@ def threads(results: Results) -> Figure | None:
         return None
     figure, (axes,) = _figure()
     for index, name in enumerate(row.name for row in lines[0].rows[1:]):
-        pairs = [(line.rows[0], row) for line in lines if (row := line.row(name))]
-        flops = [one.extra["flops"] for one, _ in pairs]
-        gains = [one.median / more.median for one, more in pairs]
+        pairs = [(line, row) for line in lines if (row := line.row(name))]
+        flops = [row.extra["flops"] for _, row in pairs]
+        gains = [1 / line.ratio(row) for line, row in pairs]
         axes.plot(flops, gains, MARKERS[index], markersize=4, alpha=0.7, label=name)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set(xscale="log", xlabel="operations of a step or forward pass")
@@ -234,7 +237,7 @@ def peers(results: Results) -> Figure | None:
     names = [name for name in COLOURS if any(line.row(name) for line in chosen)]
     for name in names:
         found = [(row, at) for at, line in enumerate(chosen) if (row := line.row(name))]
-        ratios = [row.median / chosen[at].rows[0].median for row, at in found]
+        ratios = [chosen[at].ratio(row) for row, at in found]
         marker = MARKERS[list(COLOURS).index(name)]
         places = [at for _, at in found]
         axes.plot(ratios, places, marker, color=COLOURS[name], label=name, markersize=6)

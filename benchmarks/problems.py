@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 
 import numpy as np
 
@@ -110,6 +111,19 @@ class Problem:
             n_threads=n_threads,
         )
 
+    def held_bytes(self) -> dict[str, float]:
+        """Count the bytes that training must hold at once: by what they are."""
+        itemsize, targets = np.dtype(self.dtype).itemsize, self.sizes[-1]
+        n_parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(self.sizes))
+        n_samples = self.batch_size * self.n_batches
+        label = np.dtype(np.int64).itemsize if self.loss == "cross_entropy" else itemsize * targets
+        return {
+            "data": n_samples * (itemsize * self.sizes[0] + label),
+            "parameters": itemsize * n_parameters,
+            "optimizer state": itemsize * n_parameters * STATE.get(self.job, 0),
+            "activations of a batch": itemsize * self.batch_size * sum(self.sizes[1:]),
+        }
+
     def samples(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the inputs and targets of all batches."""
         n_samples = self.batch_size * self.n_batches
@@ -119,14 +133,17 @@ class Problem:
             x, y, _, _ = load_digits()
             return np.ascontiguousarray(x[:n_samples], self.dtype), y[:n_samples]
         rng = np.random.default_rng(0)
-        x = rng.normal(size=(n_samples, self.sizes[0])).astype(self.dtype)
+        x = rng.standard_normal((n_samples, self.sizes[0]), self.dtype)
         if self.loss == "cross_entropy":
             return x, rng.integers(self.sizes[-1], size=n_samples)
-        return x, rng.normal(size=(n_samples, self.sizes[-1])).astype(self.dtype)
+        return x, rng.standard_normal((n_samples, self.sizes[-1]), self.dtype)
 
     def batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the inputs and targets of each batch, vectors and labels for single samples."""
-        x, y = self.samples()
+        return self.split(*self.samples())
+
+    def split(self, x: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the samples' views by batch."""
         if self.single:
             return list(zip(x, y, strict=True))
         shape = (self.n_batches, self.batch_size, -1)
@@ -135,11 +152,9 @@ class Problem:
 
     def initial_parameters(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Draw W (n_out, n_in) and b (n_out,) of each layer."""
-        rng = np.random.default_rng(1)
-        return [
-            (
-                (rng.normal(size=(n_out, n_in)) / np.sqrt(n_in)).astype(self.dtype),
-                (rng.normal(size=n_out) / 10).astype(self.dtype),
-            )
-            for n_in, n_out in pairwise(self.sizes)
-        ]
+        rng, parameters = np.random.default_rng(1), []
+        for n_in, n_out in pairwise(self.sizes):
+            weight = rng.standard_normal((n_out, n_in), self.dtype)
+            weight /= sqrt(n_in)
+            parameters.append((weight, rng.standard_normal(n_out, self.dtype) / 10))
+        return parameters

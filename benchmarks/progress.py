@@ -1,7 +1,9 @@
-"""A progress bar for a run of pytest, and what went wrong in it."""
+"""How far a run of pytest is, and what went wrong in it."""
 
 from __future__ import annotations
 
+import sys
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -9,9 +11,14 @@ from tqdm import tqdm
 
 __all__ = ["Progress"]
 
+#: Seconds between lines of text, where there is no terminal that shows a bar.
+INTERVAL = 10.0
+
 
 class Progress:
-    """A plugin of pytest that shows how many cases have been measured.
+    """A plugin of pytest that shows how many cases have been measured, and of which group.
+
+    On a terminal it is a bar; in a file, a line of text now and then.
 
     Parameters
     ----------
@@ -22,6 +29,7 @@ class Progress:
     def __init__(self) -> None:
         self.skipped: list[str] = []
         self.failed: list[str] = []
+        self.done, self.group = 0.0, ""
 
     @pytest.hookimpl
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -30,18 +38,33 @@ class Progress:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Start the bar."""
-        self.done, self.total = 0.0, len(session.items)
-        self.bar = tqdm(total=self.total, unit=" cases", leave=False)
+        self.bar = tqdm(
+            total=len(session.items), unit=" cases", leave=False, disable=not sys.stderr.isatty()
+        )
+        self.began = self.told = monotonic()
 
     def advance(self, n_cases: float) -> None:
         """Show that so many cases, or parts of cases, have been measured."""
-        whole = int(self.done + n_cases) - int(self.done)
         self.done += n_cases
-        self.bar.update(whole)
+        whole = int(self.done + 1e-6)  # shares of a case add up to a little less
+        self.bar.update(whole - self.bar.n)
+        if self.bar.disable and monotonic() > self.told + INTERVAL:
+            self._tell(whole)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Show which group is measured."""
-        self.bar.set_description(nodeid.partition("test_")[2].partition(".py")[0], refresh=False)
+        group = nodeid.partition("test_")[2].partition(".py")[0]
+        if group != self.group:
+            self.group = group
+            self.bar.set_description(group)
+            if self.bar.disable:
+                self._tell(int(self.done + 1e-6))
+
+    def _tell(self, whole: int) -> None:
+        self.told = monotonic()
+        minutes, seconds = divmod(int(self.told - self.began), 60)
+        done = f"{whole} of {self.bar.total} cases"
+        print(f"{minutes}:{seconds:02d} {self.group}: {done}", file=sys.stderr, flush=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note what did not run, and why."""

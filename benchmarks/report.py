@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastmlp.text import duration
-
 from .plots import PLOTS, as_svg
-from .results import HEADER, Results, behind, table
+from .results import DRAW, Pair, Results, behind, draws, table
 
 __all__ = ["write"]
 
@@ -41,6 +39,9 @@ class Plot:
 
 
 Block = Heading | Table | Plot | str
+
+#: Of multiply-adds, by their names in a survey.
+CEILINGS = {"registers": "in registers", "L1": "fed from L1"}
 
 
 def write(results: Results, folder: Path) -> None:
@@ -83,32 +84,39 @@ def _blocks(results: Results) -> Iterator[Block]:
     yield Heading(2, "All lines")
     yield (
         "Median of the rounds; spread: the distance of the quartiles as a share of it; ratio: to "
-        "the first case; then the share of the ceiling that binds, multiply-adds or memory "
-        "traffic, measured between the rounds."
+        "the first case in the same round, the median of them, with ≈ if it is a draw; then the "
+        "share of the ceiling that binds, multiply-adds in registers or memory traffic, measured "
+        "between the rounds. Of memory: the peak of the process beyond what it took after its "
+        "imports, the ratio of it, and how much of it are the data, the parameters, the "
+        "optimizer's state and the activations of a batch, which must be held."
     )
     for group, lines in results.groups():
         yield Heading(3, group)
         for line in lines:
             yield line.name
-            yield Table(HEADER, table(line))
+            header, *rows = table(line)
+            yield Table(header, rows)
 
 
 def _losses(results: Results) -> Iterator[Block]:
     yield Heading(2, "Where fastmlp is not the fastest")
-    rows = [
-        [
-            f"{each.line.group}: {each.line.name}",
-            each.faster.name,
-            duration(each.faster.median),
-            duration(each.line.rows[0].median),
-            f"{each.ratio:.2f}",
-            each.reason,
-        ]
-        for each in behind(results)
-    ]
-    yield f"{len(rows)} of {len(results.lines)} lines."
-    if rows:
-        yield Table(["line", "fastest", "it takes", "fastmlp takes", "ratio", "why"], rows)
+    lost, even = behind(results), draws(results)
+    yield (
+        f"{len(lost)} of {len(results.lines)} lines, where others are more than "
+        f"{100 * DRAW:.0f} % ahead in three of four rounds."
+    )
+    header = ["line", "ahead", "it takes", "fastmlp takes", "ratio", "why"]
+    if lost:
+        yield Table(header, [[*_pair(each), each.reason] for each in lost])
+    yield f"On {len(even)} lines nobody is ahead of fastmlp, but somebody as good: draws."
+    if even:
+        yield Table(["line", "as good", *header[2:5]], [_pair(each) for each in even])
+
+
+def _pair(pair: Pair) -> list[str]:
+    first = pair.line.rows[0]
+    name = f"{pair.line.group}: {pair.line.name}"
+    return [name, pair.rival.name, pair.rival.amount, first.amount, f"{pair.ratio:.2f}"]
 
 
 def _answers(results: Results) -> Iterator[Block]:
@@ -123,7 +131,7 @@ def _costs(results: Results) -> Iterator[list[str]]:
     for line in results.group("cost"):
         forward, *others = line.rows
         if forward.extra["width"] in {256, 512, 1024, 2048}:
-            costs = [row.median / forward.median for row in others]
+            costs = [line.ratio(row) for row in others]
             ways = "applied at once", "∂W is stored", "∂W stays factored"
             answers = [f"{cost:.2f} if {way}" for cost, way in zip(costs, ways, strict=False)]
             yield ["a full gradient, in forwards", line.name, ", ".join(answers)]
@@ -138,7 +146,7 @@ def _differences(results: Results) -> Iterator[list[str]]:
         first, *others = line.rows
         for row in others:
             about = "≈ " if row.extra.get("extrapolated") else ""
-            answer = f"{about}{row.median / first.median:,.0f} × backpropagation"
+            answer = f"{about}{line.ratio(row):,.0f} × backpropagation"
             yield [row.name, f"{first.extra['n_parameters']:,} parameters", answer]
 
 
@@ -147,9 +155,8 @@ def _backends(results: Results) -> Iterator[list[str]]:
     for line in [*results.group("kernels"), *results.group("training")]:
         found = [row for row in line.rows[1:] if row.name in names]
         if found and (line.group == "kernels" or any("fastmlp" in row.name for row in found)):
-            first = line.rows[0]
-            ratios = [f"{row.name} {row.median / first.median:.2f}" for row in found]
-            yield [f"times as long as {first.name}", line.name, ", ".join(ratios)]
+            ratios = [f"{row.name} {line.ratio(row):.2f}" for row in found]
+            yield [f"times as long as {line.rows[0].name}", line.name, ", ".join(ratios)]
 
 
 def _machine(results: Results) -> Iterator[Block]:
@@ -161,8 +168,9 @@ def _machine(results: Results) -> Iterator[Block]:
     rows = []
     for n_threads, found in machine.get("ceilings", {}).items():
         rows += [
-            [f"multiply-adds, {dtype}", n_threads, f"{found[dtype] / 1e9:.0f} GF/s"]
-            for dtype in ("float32", "float64")
+            [f"multiply-adds, {CEILINGS[kind]}, {dtype}", n_threads, f"{rate / 1e9:.0f} GF/s"]
+            for kind in CEILINGS
+            for dtype, rate in found[kind].items()
         ]
         for level, rates in found["memory"].items():
             size = f"{level}, {rates['bytes'] / 2**10:,.0f} KiB"
@@ -170,6 +178,13 @@ def _machine(results: Results) -> Iterator[Block]:
                 rows.append([f"{kind}, {size}", n_threads, f"{rates[kind] / 1e9:.0f} GB/s"])
     if rows:
         yield Table(["ceiling", "threads", "measured"], rows)
+        yield (
+            "Multiply-adds in registers are what the processor can do at most, and shares of the "
+            "ceiling are shares of that. A product must also load what it multiplies: fed from L1 "
+            "are the same multiply-adds in the tile of the kernels, a tile of sums in registers, "
+            "on numbers that never leave the first cache. What lies between the two no product "
+            "of matrices can reach: while it loads, the processor may run at a lower clock."
+        )
 
 
 # --- Formats ------------------------------------------------------------------------------

@@ -8,15 +8,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from fastmlp.text import duration
 
+from .measuring import quartiles
 from .reasons import REASONS
 
-__all__ = ["HEADER", "Behind", "Line", "Results", "Row", "behind", "read", "table"]
+__all__ = ["Line", "Pair", "Results", "Row", "behind", "draws", "read", "table"]
 
-HEADER = ["", "median", "spread", "ratio", "of the ceiling"]
+#: Ratios this near to 1 are draws: one process is that much faster than the next one of the same
+#: program, depending on where its memory lies.
+DRAW = 0.05
+
+#: What tables of time say of a case.
+TIMES = ("median", "spread", "ratio", "of the ceiling")
+
+#: What tables of memory say.
+MEMORY = ("peak", "ratio", "must be held")
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,23 @@ class Row:
     median: float
     extra: dict[str, Any]
 
+    @property
+    def measures_memory(self) -> bool:
+        """Whether memory is what counts, instead of time."""
+        return "held_bytes" in self.extra
+
+    @property
+    def amounts(self) -> tuple[float, ...]:
+        """What is compared: the seconds of each round, or the bytes."""
+        return (self.extra["peak_bytes"],) if self.measures_memory else self.seconds
+
+    @property
+    def amount(self) -> str:
+        """Their median, with its unit."""
+        if self.measures_memory:
+            return f"{median(self.amounts) / 2**20:.1f} MiB"
+        return duration(self.median)
+
 
 @dataclass(frozen=True)
 class Line:
@@ -62,6 +89,25 @@ class Line:
     def row(self, name: str) -> Row | None:
         """Return the case of this name."""
         return next((row for row in self.rows if row.name == name), None)
+
+    def ratio(self, row: Row) -> float:
+        """Return how many times as much as the first case another takes."""
+        return self._ratios(row)[1]
+
+    def side(self, row: Row) -> int:
+        """Return 1 if a case takes more than the first, -1 if less, 0 if that cannot be said.
+
+        It is said where the ratio is beyond :data:`DRAW`, in three of four rounds on that side.
+        """
+        low, middle, high = self._ratios(row)
+        if middle > 1 + DRAW and low > 1:
+            return 1
+        return -1 if middle < 1 / (1 + DRAW) and high < 1 else 0
+
+    def _ratios(self, row: Row) -> tuple[float, float, float]:
+        """Return the quartiles of the ratios in the same round: what disturbs it disturbs both."""
+        pairs = zip(row.amounts, self.rows[0].amounts, strict=False)
+        return quartiles([mine / first for mine, first in pairs])
 
 
 @dataclass(frozen=True)
@@ -135,7 +181,7 @@ def read(path: str | Path) -> Results:
 
 
 def table(line: Line) -> list[list[str]]:
-    """Lay a line out as rows of a table, under :data:`HEADER`.
+    """Lay a line out as a table.
 
     Parameters
     ----------
@@ -145,42 +191,58 @@ def table(line: Line) -> list[list[str]]:
     Returns
     -------
     list of list of str
-        Name, median, spread (distance of the quartiles as a share of the median), ratio to the
-        first, and the share of what the processor can do at most.
+        The header, then a row for each case. Of time: name, median, spread (distance of the
+        quartiles as a share of the median), ratio to the first, ≈ if that is a draw, and the
+        share of what the processor can do at most. Of memory: the most that was taken, the
+        ratio, and the share of it that whoever trains must hold.
     """
-    first = line.rows[0].median
-    rows = []
-    for row in line.rows:
-        share = row.extra.get("share_of_ceiling")
-        ceiling = "" if not share else f"{100 * share:.0f} % {row.extra['bound']}"
-        cells = [row.name, duration(row.median), f"{100 * row.extra['spread']:.0f} %"]
-        rows.append([*cells, f"{row.median / first:.2f}", ceiling])
+    memory = line.rows[0].measures_memory
+    rows = [["", *(MEMORY if memory else TIMES)]]
+    for index, row in enumerate(line.rows):
+        about = "≈ " if index and line.side(row) == 0 else ""
+        ratio = f"{about}{line.ratio(row):.2f}"
+        if memory:
+            share = row.extra["held_bytes"] / row.extra["peak_bytes"]
+            rows.append([row.name, row.amount, ratio, f"{100 * share:.0f} %"])
+            continue
+        reached = row.extra.get("share_of_ceiling")
+        ceiling = "" if not reached else f"{100 * reached:.0f} % {row.extra['bound']}"
+        spread = f"{100 * row.extra['spread']:.0f} %"
+        rows.append([row.name, row.amount, spread, ratio, ceiling])
     return rows
 
 
-class Behind(NamedTuple):
-    """A line on which fastmlp is not the fastest.
+class Pair(NamedTuple):
+    """A line, and the rival that does best on it.
 
     Parameters
     ----------
     line : Line
         The line.
-    faster : Row
-        The fastest case.
-    ratio : float
-        How many times as long fastmlp takes.
-    reason : str
-        Why, as far as it is known.
+    rival : Row
+        The case that takes least, beside the first.
     """
 
     line: Line
-    faster: Row
-    ratio: float
-    reason: str
+    rival: Row
+
+    def __str__(self) -> str:
+        return f"{self.line.group}: {self.line.name}: {self.rival.name}"
+
+    @property
+    def ratio(self) -> float:
+        """How many times as much as the rival fastmlp takes."""
+        return 1 / self.line.ratio(self.rival)
+
+    @property
+    def reason(self) -> str:
+        """Why the rival is ahead: the first of :data:`REASONS` that is known for such a line."""
+        known = (reason for pattern, reason in REASONS.items() if re.search(pattern, str(self)))
+        return next(known, "no reason is known")
 
 
-def behind(results: Results) -> list[Behind]:
-    """Find the lines on which another library, or another backend, is faster.
+def behind(results: Results) -> list[Pair]:
+    """Find the lines on which another library, or another backend, is ahead.
 
     Parameters
     ----------
@@ -189,22 +251,33 @@ def behind(results: Results) -> list[Behind]:
 
     Returns
     -------
-    list of Behind
+    list of Pair
         In the order of the lines.
     """
-    found = []
+    return [pair for pair in _pairs(results) if pair.line.side(pair.rival) < 0]
+
+
+def draws(results: Results) -> list[Pair]:
+    """Find the lines on which nobody is ahead of fastmlp, but somebody as good.
+
+    Parameters
+    ----------
+    results : Results
+        A run.
+
+    Returns
+    -------
+    list of Pair
+        In the order of the lines.
+    """
+    return [pair for pair in _pairs(results) if pair.line.side(pair.rival) == 0]
+
+
+def _pairs(results: Results) -> Iterator[Pair]:
+    """Yield the lines that have rivals."""
     for line in results.lines:
-        first, *others = line.rows
-        rivals = [row for row in others if row.extra["rival"] and row.median < first.median]
+        rivals = [row for row in line.rows[1:] if row.extra["rival"]]
         if rivals:
-            fastest = min(rivals, key=lambda row: row.median)
-            ratio = first.median / fastest.median
-            found.append(Behind(line, fastest, ratio, _reason(line, fastest)))
-    return found
-
-
-def _reason(line: Line, faster: Row) -> str:
-    """Return the first reason that is known for such a line."""
-    what = f"{line.group}: {line.name}: {faster.name}"
-    known = (reason for pattern, reason in REASONS.items() if re.search(pattern, what))
-    return next(known, "no reason is known")
+            # One that is ahead for sure, before one that is only ahead in the middle.
+            best = min(rivals, key=lambda row: (line.side(row), line.ratio(row)))
+            yield Pair(line, best)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from time import sleep
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +29,7 @@ from fastmlp.benchmarks import (  # noqa: E402
     command,
     comparison,
     measuring,
+    progress,
     reasons,
     report,
     results,
@@ -113,6 +118,30 @@ def test_what_all_cases_share_is_a_drift():
     assert comparison.drifts(after, before)["kernels"] == 0
 
 
+def test_runs_are_said_to_disagree_on_sides_and_on_long_ratios():
+    def run(*ratios, first=2e-3):
+        rivals = [
+            make_row(name, [first * ratio] * 4, rival=True)
+            for name, ratio in zip("xyz", ratios, strict=True)
+        ]
+        return make_run(a=[make_row("cython", [first] * 4), *rivals, make_row("w", [first] * 4)])
+
+    before, after = run(0.9, 1.1, 2.0), run(1.1, 1.02, 2.4)
+    found = comparison.ratios(before, after)
+    assert [str(each) for each in found] == [
+        "kernels: a: x: 0.90, now 1.10",
+        "kernels: a: y: 1.10, now 1.02",
+        "kernels: a: z: 2.00, now 2.40",
+    ]
+    assert [each.turned for each in found] == [True, False, False]  # a draw agrees with both
+    assert [each.moved for each in found] == [True, False, True]
+    assert not any(each.moved for each in comparison.ratios(before, run(0.95, 1.02, 2.2)))
+    assert any(each.moved for each in comparison.ratios(after, before))
+    short = comparison.ratios(run(0.9, 1.1, 2.0, first=1e-4), run(1.1, 1.02, 2.4, first=1e-4))
+    assert not any(each.moved for each in short)
+    assert comparison.ratios(make_run(b=before.lines[0].rows), after) == []
+
+
 # --- Lines --------------------------------------------------------------------------------
 
 
@@ -126,11 +155,66 @@ def test_losses_are_lines_on_which_a_rival_is_faster(monkeypatch):
     sibling = make_row("wider", [1e-3] * 3)
     run = make_run(a=[first, *rivals], b=[first, rivals[1]], c=[first, sibling])
     found = results.behind(run)
-    assert [(each.line.name, each.faster.name, each.reason) for each in found] == [
-        ("a", "numba", "known"),
-        ("b", "numpy", "no reason is known"),
+    assert [(str(each), each.reason) for each in found] == [
+        ("kernels: a: numba", "known"),
+        ("kernels: b: numpy", "no reason is known"),
     ]
     assert found[0].ratio == 2
+    assert results.draws(run) == []
+
+
+def test_a_side_is_beyond_the_difference_of_processes_and_the_rounds():
+    first = make_row("cython", [1.0] * 8)
+    for seconds, expected in (
+        ([0.9] * 8, -1),
+        ([0.97] * 8, 0),
+        ([1.03] * 8, 0),
+        ([1.1] * 8, 1),
+        ([0.9] * 5 + [1.1] * 3, 0),  # in too few of the rounds
+        ([0.9] * 7 + [9.0], -1),
+    ):
+        rival = make_row("numba", seconds, rival=True)
+        line = results.Line("kernels", "a", (first, rival))
+        assert line.side(rival) == expected
+        run = results.Results({}, "2026-01-01", (line,))
+        assert len(results.behind(run)) == (expected < 0)
+        assert len(results.draws(run)) == (expected == 0)
+
+
+def test_who_is_ahead_for_sure_comes_before_who_is_so_in_the_middle():
+    first = make_row("cython", [1.0] * 8)
+    unsure = make_row("numba", [0.8] * 5 + [1.1] * 3, rival=True)
+    sure = make_row("numpy", [0.9] * 8, rival=True)
+    (found,) = results.behind(make_run(a=[first, unsure, sure]))
+    assert found.rival is sure
+
+
+def test_ratios_are_those_of_the_same_round():
+    """What disturbs half of the rounds, and so both cases, changes no ratio."""
+    seconds = np.array([1.0, 5.0, 1.0, 5.0, 5.0])
+    rows = make_row("cython", seconds), make_row("numba", 1.2 * seconds, rival=True)
+    line = results.Line("kernels", "a", rows)
+    assert line.ratio(rows[1]) == pytest.approx(1.2)
+    assert line.side(rows[1]) == 1
+
+
+def test_of_memory_the_peaks_are_compared():
+    def row(name, mebibytes, **extra):
+        held = {"peak_bytes": mebibytes * 2**20, "held_bytes": 27 * 2**20}
+        return make_row(name, [1.0], **held, **extra)
+
+    rows = row("fastmlp", 30), row("JAX", 60, rival=True), row("NumPy", 20, rival=True)
+    run = make_run(a=rows)
+    assert results.table(run.lines[0]) == [
+        ["", "peak", "ratio", "must be held"],
+        ["fastmlp", "30.0 MiB", "1.00", "90 %"],
+        ["JAX", "60.0 MiB", "2.00", "45 %"],
+        ["NumPy", "20.0 MiB", "0.67", "135 %"],
+    ]
+    assert [str(each) for each in results.behind(run)] == ["kernels: a: NumPy"]
+    more = make_run(a=[row("fastmlp", 33), *rows[1:]])
+    (found,) = comparison.slower(run, more)
+    assert found.growth == pytest.approx(0.1)
 
 
 def test_reasons_are_patterns_with_sentences():
@@ -141,10 +225,12 @@ def test_reasons_are_patterns_with_sentences():
 
 def test_a_table_has_medians_ratios_and_shares():
     share = {"share_of_ceiling": 0.905, "bound": "FMA"}
-    line = results.Line("g", "l", (make_row("a", [2e-3] * 3, **share), make_row("b", [5e-6] * 3)))
-    assert results.table(line) == [
+    rows = make_row("a", [2e-3] * 3, **share), make_row("b", [5e-6] * 3), make_row("c", [2e-3] * 3)
+    assert results.table(results.Line("g", "l", rows)) == [
+        ["", "median", "spread", "ratio", "of the ceiling"],
         ["a", "2 ms", "10 %", "1.00", "90 % FMA"],
         ["b", "5 µs", "10 %", "0.00", ""],
+        ["c", "2 ms", "10 %", "≈ 1.00", ""],
     ]
 
 
@@ -177,6 +263,26 @@ def test_streams_move_what_they_say_and_change_nothing(write, passes, n_threads)
     assert module.stream_memory(data[:3], write, 5, n_threads) == 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_tiles_do_the_operations_they_say(dtype, n_threads):
+    numbers = np.ones(1024, dtype)
+    module = fm.kernels.load_backend("cython")
+    (once, thrice) = (module.multiply_add_tiles(numbers, steps, n_threads) for steps in (1, 3))
+    assert thrice == 3 * once > 0
+    assert once % (2 * n_threads) == 0
+    assert once == n_threads * module.multiply_add_tiles(numbers, 1)
+    np.testing.assert_array_equal(numbers, 1)
+    assert module.multiply_add_tiles(numbers[:3], 5) == 0
+
+
+def test_tiles_are_slower_than_registers_by_no_more_than_loads_explain():
+    """A tile of which a part is left out would look faster than the processor is."""
+    fed = max(ceilings.fed_multiply_add_rate("float32", 1) for _ in range(3))
+    peak = max(ceilings.multiply_add_rate("float32", 1) for _ in range(3))
+    assert 0.3 < fed / peak < 1.5
+
+
 def test_cases_are_timed_in_turn():
     calls = []
 
@@ -204,6 +310,46 @@ def test_cases_are_timed_in_turn():
     assert all(yardstick > 0 for yardstick in found[cases[0]].yardsticks)
 
 
+def test_a_worker_has_its_cores_from_the_start_and_rests_between_requests():
+    """Threads that NumPy starts at its import stay where it was imported."""
+    process = measuring.Process("NumPy plain", Problem((5, 7, 3), 4, n_batches=1), 1)
+
+    def threads(field):
+        folder = Path("/proc", str(process.process.pid), "task")
+        texts = [(task / "status").read_text() for task in folder.iterdir()]
+        return {re.search(rf"{field}:\s+(\S+)", text)[1] for text in texts}
+
+    try:
+        assert process.prepare()["peak_bytes"] >= 0
+        assert threads("Cpus_allowed_list") == {str(min(os.sched_getaffinity(0)))}
+        for _ in range(3):
+            assert process.run(2) > 0
+            while threads("State") != {"T"}:  # the signal takes a moment
+                sleep(0.001)
+    finally:
+        process.close()
+    assert process.process.returncode == 0
+
+
+def test_a_worker_ends_with_its_parent():
+    code = (
+        "import sys; from fastmlp.benchmarks import measuring, problems; "
+        "process = measuring.Process('NumPy plain', problems.Problem((5, 7, 3), 4), 1); "
+        "process.prepare(); print(process.process.pid, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = Path("/proc", parent.stdout.readline().strip(), "stat")
+    assert worker.exists()
+    parent.kill()
+    parent.communicate()
+    for _ in range(1000):
+        if not worker.exists() or worker.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        sleep(0.01)
+    pytest.fail("the worker still runs")
+
+
 def test_who_computes_something_else_is_not_timed():
     def wrong():
         raise AssertionError("off by 1")
@@ -211,6 +357,40 @@ def test_who_computes_something_else_is_not_timed():
     case = measuring.Case("l", "n", lambda: measuring.Call(pytest.fail, wrong))
     outcome = measuring.measure([case], OPTIONS)[case]
     assert isinstance(outcome, AssertionError)
+
+
+def test_what_must_be_held_is_what_training_makes():
+    problem = Problem((5, 7, 3), 4, "adam", n_batches=2)
+    held, (x, y) = problem.held_bytes(), problem.samples()
+    assert held["data"] == x.nbytes + y.nbytes
+    parts = [part for layer in problem.initial_parameters() for part in layer]
+    assert held["parameters"] == sum(part.nbytes for part in parts)
+    assert held["optimizer state"] == 2 * held["parameters"]
+    assert held["activations of a batch"] == 4 * 4 * (7 + 3)
+    real = Problem((5, 7, 3), 4, "sgd", "tanh", "quadratic", "float64", 2)
+    assert real.held_bytes()["data"] == sum(part.nbytes for part in real.samples())
+    assert real.held_bytes()["optimizer state"] == 0
+
+
+def test_progress_counts_cases_and_names_groups_where_there_is_no_terminal(capsys, monkeypatch):
+    session = SimpleNamespace(items=range(3))
+    shown = progress.Progress()
+    shown.pytest_collection_finish(session)
+    shown.pytest_runtest_logstart("benchmarks/test_cold.py::test_cold_start[a: b]")
+    for _ in range(10):
+        shown.advance(0.1)
+    shown.pytest_runtest_logstart("benchmarks/test_cold.py::test_cold_start[a: c]")
+    shown.pytest_runtest_logstart("benchmarks/test_memory.py::test_memory[a: b]")
+    monkeypatch.setattr(progress, "INTERVAL", -1.0)
+    shown.advance(2 / 3)
+    shown.advance(4 / 3)
+    shown.pytest_sessionfinish()
+    assert capsys.readouterr().err.splitlines() == [
+        "0:00 cold: 0 of 3 cases",
+        "0:00 memory: 1 of 3 cases",
+        "0:00 memory: 1 of 3 cases",
+        "0:00 memory: 3 of 3 cases",
+    ]
 
 
 def test_differences_beyond_rounding_are_found():
@@ -257,6 +437,7 @@ def written(tmp_path_factory):
     result = run_cold_starts("--json", folder / "run.json", "--report", folder)
     assert result.returncode == 0, result.stderr
     assert "first training step" in result.stdout
+    assert "0:00 cold: 0 of " in result.stderr
     return folder
 
 
@@ -289,7 +470,7 @@ def test_every_plot_is_drawn_and_stands_in_the_page(tmp_path):
         "fastmlp": {},
         "versions": {},
         "ceilings": {
-            "1": {"float32": 2e11, "float64": 1e11}
+            "1": {"registers": {"float32": 2e11}, "L1": {"float32": 1.5e11}}
             | {"memory": {"L1": {"bytes": 1024, "read": 3e11, "read and write": 3e11}}}
         },
     }
