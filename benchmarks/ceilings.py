@@ -27,7 +27,7 @@ __all__ = [
 #: Rounds of 12 vectors of multiply-adds: half a millisecond.
 FMA_STEPS = 300_000
 
-#: Bytes that tiles are fed from: half of a small first cache, or of a larger one that is shared.
+#: Bytes that tiles are fed from: they fit the first cache of today's cores.
 FED_BYTES = 24 * 2**10
 
 #: Multiply-adds of one measurement of tiles, some milliseconds: the clock that it can hold.

@@ -139,7 +139,7 @@ def print_tables(found: Results) -> None:
     print(f"\nfastmlp is not the fastest on {len(lost)} of {len(found.lines)} lines")
     for each in lost:
         print(f"  {each}: {each.ratio:.2f} ({each.reason})")
-    print(f"\nsomebody is as good, within what can be told, on {len(even)}")
+    print(f"\nsomebody is as good, and nobody ahead, on {len(even)}")
     for each in even:
         print(f"  {each}: {each.ratio:.2f}")
 

@@ -160,6 +160,11 @@ def batches(results: Results) -> Figure | None:
     return figure
 
 
+def _name(axes: Axes, text: str, at: tuple, offset: tuple, **style: Any) -> None:
+    """Write the name of a line beside a point of it."""
+    axes.annotate(text, at, offset, textcoords="offset points", fontsize="x-small", **style)
+
+
 def roofline(results: Results) -> Figure | None:
     """Plot the operations a second over the operations per byte, under the ceilings."""
     rows = [
@@ -183,22 +188,21 @@ def roofline(results: Results) -> Figure | None:
         bound = np.minimum(peak, intensity * rate)
         axes.plot(intensity, bound, color="black", linewidth=0.7)
         # Neighbours may be as fast as each other: their names stand on two sides of the lines.
-        at = (0.11, 0.11 * rate)
-        style = {"va": "bottom", "ha": "left"} if index % 2 == 0 else {"va": "top", "ha": "left"}
-        style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        axes.annotate(f"{level}: {rate:.0f} GB/s", at, fontsize="x-small", **style)
-    axes.axhline(fed, color="black", linewidth=0.7, linestyle="--")
-    # The two may be as high as each other: their names stand on two sides of the lines.
+        style = {"va": "center", "ha": "right"} if index % 2 == 0 else {"va": "top", "ha": "left"}
+        offset = (-4, 0) if index % 2 == 0 else (4, 0)
+        _name(axes, f"{level}: {rate:.0f} GB/s", (0.1, 0.1 * rate), offset, **style)
+    slope = ceilings["1"]["memory"]["L1"]["read"] / 1e9
+    axes.plot([fed / slope, 1000], [fed, fed], color="black", linewidth=0.7, linestyle="--")
     for text, rate, side in (("in registers", peak, "bottom"), ("fed from L1", fed, "top")):
-        name, style = f"multiply-adds {text}: {rate:.0f} GF/s", {"va": side, "ha": "right"}
-        axes.annotate(name, (1000, rate), fontsize="x-small", **style)
+        name, offset = f"multiply-adds {text}: {rate:.0f} GF/s", (0, 2 if side == "bottom" else -3)
+        _name(axes, name, (1000, rate), offset, va=side, ha="right")
     groups = list(dict.fromkeys(group for group, _ in rows))
     for index, group in enumerate(groups):
         mine = [row for name, row in rows if name == group]
         x = [row.extra["flops"] / row.extra["bytes"] for row in mine]
         y = [row.extra["flops"] / row.median / 1e9 for row in mine]
         axes.plot(x, y, MARKERS[index], markersize=4, alpha=0.6, label=group, color=f"C{index}")
-    axes.set(xscale="log", yscale="log")
+    axes.set(xscale="log", yscale="log", xlim=(0.03, 1300))
     axes.set(xlabel="operations per byte that must move", ylabel="10⁹ operations a second")
     axes.set_title("fastmlp on one thread, float32; slopes are read bandwidths", fontsize="medium")
     axes.legend(fontsize="small", loc="lower right")

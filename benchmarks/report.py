@@ -102,13 +102,13 @@ def _losses(results: Results) -> Iterator[Block]:
     yield Heading(2, "Where fastmlp is not the fastest")
     lost, even = behind(results), draws(results)
     yield (
-        f"{len(lost)} of {len(results.lines)} lines, where others are more than "
-        f"{100 * DRAW:.0f} % ahead in three of four rounds."
+        f"{len(lost)} of {len(results.lines)} lines: another is ahead by more than "
+        f"{100 * DRAW:.0f} %, and in three of four rounds."
     )
     header = ["line", "ahead", "it takes", "fastmlp takes", "ratio", "why"]
     if lost:
         yield Table(header, [[*_pair(each), each.reason] for each in lost])
-    yield f"On {len(even)} lines nobody is ahead of fastmlp, but somebody as good: draws."
+    yield f"Draws, where somebody is as good and nobody ahead: {len(even)} lines."
     if even:
         yield Table(["line", "as good", *header[2:5]], [_pair(each) for each in even])
 
@@ -182,8 +182,8 @@ def _machine(results: Results) -> Iterator[Block]:
             "Multiply-adds in registers are what the processor can do at most, and shares of the "
             "ceiling are shares of that. A product must also load what it multiplies: fed from L1 "
             "are the same multiply-adds in the tile of the kernels, a tile of sums in registers, "
-            "on numbers that never leave the first cache. What lies between the two no product "
-            "of matrices can reach: while it loads, the processor may run at a lower clock."
+            "on numbers that never leave the first cache. What lies between the two is lost to "
+            "every product of matrices: while it loads, the processor may run at a lower clock."
         )
 
 
