@@ -130,7 +130,8 @@ class Workspaces(threading.local):
             return workspace
         size_of = getattr(arena, f"{purpose}_workspace_size")
         layout = self._layout
-        size = size_of(layout.table, n_rows, layout.dtype.itemsize, n_threads)
+        # In training a network has all the layers that it has in use, and dropout.
+        size = size_of(layout.training_table, n_rows, layout.dtype.itemsize, n_threads)
         workspace = arena.aligned_zeros(size, layout.dtype)
         if workspace.nbytes <= LARGEST_KEPT:
             self._kept[purpose] = n_rows, n_threads, workspace

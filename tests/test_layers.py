@@ -432,3 +432,30 @@ def test_kinks_of_learned_rectifiers_are_recognised(backend):
     net = fm.MLP([fm.Dense(6, 5), fm.PReLU(), fm.Dense(5, 3)], dtype="float64", seed=0)
     net.biases[0][0] = -(X[0] @ net.weights[0][0]) + 1e-9  # on the edge for the first sample
     fm.check_gradient(net, X[:8], Y[:8]).assert_ok()
+
+
+# --- Memory -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", [fm.BatchNorm, fm.LayerNorm])
+def test_training_stays_within_its_workspace(backend, norm, monkeypatch):
+    """A network in training has the layers of dropout beside those that it has in use."""
+    rng = np.random.default_rng(0)
+    net = fm.MLP([fm.Dense(9, 130), norm(), fm.Dropout(0.5), fm.Dense(130, 3)], seed=0)
+    X, y = rng.normal(size=(300, 9)), rng.integers(3, size=300)
+    workspace, margin, given = net.workspaces.training, 100_000, []
+
+    def guarded(n_rows, n_threads):
+        size = len(workspace(n_rows, n_threads))
+        given.append(np.full(size + 2 * margin, 7, net.dtype))
+        return given[-1][margin:-margin]
+
+    monkeypatch.setattr(net.workspaces, "training", guarded)
+    with fm.use_backend(backend):
+        net.loss(X, y, training=True)
+        net.train_step(X, y, optimizer=fm.SGD(0.1))
+        net.fit(X, y, batch_size=300, epochs=1, verbose=0)
+    assert len(given) == 3
+    for room in given:
+        np.testing.assert_array_equal(room[:margin], 7)
+        np.testing.assert_array_equal(room[-margin:], 7)
