@@ -1,11 +1,14 @@
 # The whole network, made of the layer kernels: forward, and training steps.
 #
 # A team of threads executes the same code. Forward, loss and BP2 need only a sample's own
-# row, so each thread takes its rows through all layers without meeting the others; the
+# row, so each thread takes its rows through the layers without meeting the others; the
 # update (BP3, BP4) sums over rows, so each thread takes its tiles of every layer's weights.
-# Two barriers a step stand where rows and columns meet; two more where a gradient is clipped,
-# which must be there as a whole before the first weight changes. Where a batch is large and the
-# network small, a gradient for each of some parts of the batch takes the place of the rows.
+# Barriers stand where rows and columns meet; two more where a gradient is clipped, which must
+# be there as a whole before the first weight changes. A layer that is wider than the batch has
+# more weights than inputs: there each thread takes columns, of all rows, forward and in BP2,
+# with a barrier before and after, and the weights that it has changed are those that it needs.
+# Where a batch is large and the network small, a gradient for each of some parts of the batch
+# takes the place of the rows.
 
 cdef enum:  # samples of a batch, whatever part of it a thread has
     SWEPT_ROWS = 8  # up to which ∂W is made row by row of W, not by tiles
