@@ -46,10 +46,14 @@ class Progress:
     def advance(self, n_cases: float) -> None:
         """Show that so many cases, or parts of cases, have been measured."""
         self.done += n_cases
-        whole = int(self.done + 1e-6)  # shares of a case add up to a little less
-        self.bar.update(whole - self.bar.n)
+        self.bar.update(self.n_whole - self.bar.n)
         if self.bar.disable and monotonic() > self.told + INTERVAL:
-            self._tell(whole)
+            self._tell()
+
+    @property
+    def n_whole(self) -> int:
+        """Cases that are done; shares of one add up to a little less."""
+        return int(self.done + 1e-6)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Show which group is measured."""
@@ -58,12 +62,12 @@ class Progress:
             self.group = group
             self.bar.set_description(group)
             if self.bar.disable:
-                self._tell(int(self.done + 1e-6))
+                self._tell()
 
-    def _tell(self, whole: int) -> None:
+    def _tell(self) -> None:
         self.told = monotonic()
         minutes, seconds = divmod(int(self.told - self.began), 60)
-        done = f"{whole} of {self.bar.total} cases"
+        done = f"{self.n_whole} of {self.bar.total} cases"
         print(f"{minutes}:{seconds:02d} {self.group}: {done}", file=sys.stderr, flush=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

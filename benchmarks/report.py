@@ -86,10 +86,13 @@ def _blocks(results: Results) -> Iterator[Block]:
         "Median of the rounds; spread: the distance of the quartiles as a share of it; ratio: to "
         "the first case in the same round, the median of them, with ≈ if it is a draw; then the "
         "share of the ceiling that binds, multiply-adds in registers or memory traffic, measured "
-        "between the rounds; of memory it can pass 100 % where what is read twice comes from a "
-        "nearer cache the second time. Of training memory: the peak of the process beyond what it took after its "
-        "imports, the ratio of it, and how much of it are the data, the parameters, the "
-        "optimizer's state and the activations of a batch, which must be held."
+        "between the rounds; of memory traffic it can pass 100 %, where what is read twice comes "
+        "from a nearer cache the second time."
+    )
+    yield (
+        "Where memory is measured: the most that the process took beyond what it had after its "
+        "imports, the ratio, and how much of it are the data, the parameters, the optimizer's "
+        "state and the activations of a batch, which must be held."
     )
     for group, lines in results.groups():
         yield Heading(3, group)

@@ -171,6 +171,7 @@ def test_a_side_is_beyond_the_difference_of_processes_and_the_rounds():
         ([1.03] * 8, 0),
         ([1.1] * 8, 1),
         ([0.9] * 5 + [1.1] * 3, 0),  # in too few of the rounds
+        ([1.1] * 5 + [0.9] * 3, 0),
         ([0.9] * 7 + [9.0], -1),
     ):
         rival = make_row("numba", seconds, rival=True)
@@ -300,10 +301,13 @@ def test_cases_are_timed_in_turn():
         def close(self):
             return {"closed": True}
 
-    cases = [measuring.Case("l", n, lambda n=n: Job(n), rounds=3, long=True) for n in "ab"]
+    cases = [
+        measuring.Case("l", name, lambda name=name: Job(name), rounds=rounds, long=True)
+        for name, rounds in (("a", 3), ("b", 2))
+    ]
     shares = []
     found = measuring.measure(cases, OPTIONS, shares.append)
-    assert calls == list("ababab")
+    assert calls == list("ababa")
     assert sum(shares) == pytest.approx(1)
     assert found[cases[0]].seconds == [1e-3] * 3
     assert found[cases[1]].notes == {"prepared": "b", "closed": True}
@@ -324,8 +328,12 @@ def test_a_worker_has_its_cores_from_the_start_and_rests_between_requests():
         assert threads("Cpus_allowed_list") == {str(min(os.sched_getaffinity(0)))}
         for _ in range(3):
             assert process.run(2) > 0
-            while threads("State") != {"T"}:  # the signal takes a moment
+            for _ in range(1000):  # the signal takes a moment
+                if threads("State") == {"T"}:
+                    break
                 sleep(0.001)
+            else:
+                pytest.fail("the worker goes on")
     finally:
         process.close()
     assert process.process.returncode == 0
@@ -522,6 +530,8 @@ def test_a_slower_run_ends_with_status_1(written):
     result = run_cold_starts("--compare", written / "old.json")
     assert result.returncode == 1, result.stderr
     assert "2 cases are slower than on" in result.stdout
+    assert re.search(r"the runs disagree on who is ahead in \d of 2 ratios", result.stdout)
+    assert re.search(r"of the ratios on lines above 1 ms, \d differ by more", result.stdout)
 
 
 @pytest.mark.parametrize(
