@@ -11,10 +11,6 @@ REASONS: dict[str, str] = {
         "NumPy is loaded already; fastmlp loads its compiled kernels (1.5 ms) and the module that "
         "trains (1 ms) when they are first needed, and the eight steps then take 0.3 ms"
     ),
-    r"^batches: .*forward, batch 17; .*: ONNX Runtime": (
-        "two tiles have eight rows, and the 17th sample has one of its own, which loads each "
-        "weight for one multiply-add instead of eight"
-    ),
     r"^forward: .*batch 32; 2 threads: ": (
         "fastmlp keeps so little work on one thread: it takes another for each 2·10⁷ operations, "
         "unless set_num_threads says less"
