@@ -700,6 +700,7 @@ cdef inline bint is_skippable(const Update* to, Matrix delta, floating* kind) no
     """Return whether an input of 0 leaves its weights as they are, whatever δ of one sample."""
     return (
         delta.rows == 1 and to.optimizer == SGD and (<const floating*> to.coefficients)[1] == 0
+        and not to.averages  # which move even so
         and all_finite(<const floating*> delta.data, delta.columns)
     )
 

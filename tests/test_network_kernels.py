@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fastmlp.kernels import reference
 from fastmlp.kernels.catalogue import ACTIVATIONS, CODES, OPTIMIZERS
 
 #: Widths of networks of depth 1 to 4, with odd tails and a sum of 300 products.
@@ -385,3 +386,69 @@ def test_a_step_of_sgd_follows_the_gradient(kernels, make_network):
     tolerance = 4 * problem.n_terms * np.finfo(problem.dtype).eps
     np.testing.assert_allclose(losses[0], value, rtol=tolerance)
     np.testing.assert_allclose(problem.parameters, expected, rtol=0, atol=tolerance)
+
+
+# --- Rows of a weight whose input is 0, which a kernel may leave out -----------------------
+
+
+@pytest.fixture
+def make_sparse_network(make_problem, dtype):
+    """Return the function that draws a network and samples in which every other number is 0."""
+
+    def make(activations=("relu", "relu6", "identity")):
+        problem = make_problem(dtype, (70, 150, 67, 3), activations, n_samples=7)
+        problem.x[:, ::2] = 0
+        return problem
+
+    return make
+
+
+def sgd_arguments(problem, decay=0.0, n_threads=1):
+    """Return the arguments of a run of gradient descent, sample by sample."""
+    arguments = training_arguments(problem, OPTIMIZERS[0], np.arange(7), 1, n_threads)
+    return arguments | {"coefficients": np.tile([0.1, decay], (7, 1))}
+
+
+@every_optimizer
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("averages", [False, True], ids=["alone", "averaged"])
+def test_train_where_inputs_are_zero(compare, make_sparse_network, optimizer, batch_size, averages):
+    problem = make_sparse_network()
+    arguments = training_arguments(problem, optimizer, np.arange(7), batch_size)
+    coefficients = arguments["coefficients"]
+    if optimizer.name == "sgd":
+        coefficients[:, 1] = 0  # without decay, rows may be left out
+    if averages:
+        state = np.zeros((len(optimizer.state) + 1, len(problem.parameters)), problem.dtype)
+        arguments |= {"state": state, "averaging": np.linspace(1, 0.3, len(coefficients))}
+    compare_training(compare, problem, arguments)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("activations", [("relu", "relu6", "identity"), ("tanh", "relu", "silu")])
+def test_leaving_rows_out_changes_no_bit(kernels, make_sparse_network, activations, n_threads):
+    problem, after = make_sparse_network(activations), []
+    # The least decay changes no number, but forbids leaving any row out.
+    for decay in (0.0, np.finfo(problem.dtype).smallest_subnormal):
+        own = problem.replace(parameters=problem.parameters.copy())
+        kernels.network_train(**sgd_arguments(own, decay, n_threads))
+        after.append(own.parameters)
+    np.testing.assert_array_equal(*after)
+    rows = after[0][: 70 * problem.layers[0, CODES["STRIDE"]]].reshape(70, -1)
+    before = problem.parameters[: rows.size].reshape(70, -1)
+    np.testing.assert_array_equal(rows[::2], before[::2])
+    assert (rows[1::2] != before[1::2]).any(axis=1).all()
+
+
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+def test_rows_left_out_hide_nothing(kernels, make_sparse_network, strange):
+    problem, found = make_sparse_network(), []
+    problem.target[3, 1] = strange
+    for module in (kernels, reference):
+        own = problem.replace(parameters=problem.parameters.copy())
+        with np.errstate(invalid="ignore"):
+            module.network_train(**sgd_arguments(own))
+        found.append(own.parameters[problem.used])
+    assert np.isnan(found[1]).any()
+    np.testing.assert_array_equal(*map(np.isnan, found))
+    np.testing.assert_array_equal(*map(np.isinf, found))
