@@ -96,8 +96,19 @@ TILE_ROWS = 8 if VECTOR_BYTES == 64 else 4
 #: Columns of a tile, two vectors of float32; panels of them fit into a workspace's.
 TILE_WIDTH = 32
 
+#: Columns of a gradient that wait for their update: short runs of each row cost time.
+WIDE_TILE_WIDTH = 8 * TILE_WIDTH
+
+#: Bytes of δ that are to stay in a cache while all rows of ∂W take their products with it.
+DELTA_BYTES = 2**20
+
+#: A weight of so many bytes comes from far, and at full speed only if whole rows are read, of
+#: which some at a time meet all samples of a block.
+SWEPT_BYTES = 2**21
+SWEPT_ROWS = 32
+
 #: Rows from which it pays to transpose the weight for BP2.
-TRANSPOSE_ROWS = 16
+TRANSPOSE_ROWS = 32
 
 # Constants that float32 would round: `_like` brings them to the dtype at hand.
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
@@ -666,7 +677,7 @@ def _hard_swish_curvature(z, grad):
     return grad / THREE if -THREE < z < THREE else ZERO * grad
 
 
-@_inline
+@_strict  # also where sums may be taken in any order
 def _sgd(theta, grad, scalars):
     learning_rate, decay = scalars
     return theta - learning_rate * (grad + decay * theta)
@@ -885,15 +896,15 @@ def _block(typing_context, matrix, i, i_end, j, j_end):
 
 @intrinsic
 def _stack_tile(typing_context, like):
-    """Return a tile, TILE_ROWS × TILE_WIDTH, on the stack of the calling function."""
+    """Return a tile, TILE_ROWS × WIDE_TILE_WIDTH, on the stack of the calling function."""
     result = types.Array(like.dtype, 2, "A")
 
     def codegen(context, builder, signature, args):
         element = context.get_data_type(like.dtype)
-        data = cgutils.alloca_once(builder, element, size=TILE_ROWS * TILE_WIDTH)
+        data = cgutils.alloca_once(builder, element, size=TILE_ROWS * WIDE_TILE_WIDTH)
         n_rows, n_columns, stride = (
             context.get_constant(types.intp, value)
-            for value in (TILE_ROWS, TILE_WIDTH, TILE_WIDTH * like.dtype.bitwidth // 8)
+            for value in (TILE_ROWS, WIDE_TILE_WIDTH, WIDE_TILE_WIDTH * like.dtype.bitwidth // 8)
         )
         return _view(context, builder, result, data, [n_rows, n_columns], [stride])
 
@@ -1062,11 +1073,11 @@ def _dot(u, v):
 
 
 @_inline
-def _multiply_transposed(a, b, c):
-    """Store a·bᵀ in c, by dot products of rows."""
-    for i in range(c.shape[0]):
-        for j in range(c.shape[1]):
-            c[i, j] = _dot(_row(a, i), _row(b, j))
+def _multiply_transposed(a, b, y, skips, c):
+    """Store a·bᵀ in c, by dot products of rows; 0 where y is 0, if it `skips`."""
+    for j in range(c.shape[1]):
+        for i in range(c.shape[0]):
+            c[i, j] = ZERO if skips and y[i, j] == ZERO else _dot(_row(a, i), _row(b, j))
 
 
 @_inline
@@ -1200,6 +1211,12 @@ def _takes_z(activation):
     if activation >= FIRST_CUSTOM:
         return _custom_cell(activation, CUSTOM_TAKES_Z) != 0
     return TAKES_Z >> activation & 1 == 1
+
+
+@_inline
+def _is_off_at_zero(activation):
+    """Return whether an output of 0 tells that no δ passes, whatever comes from above."""
+    return activation in (RELU, RELU6)
 
 
 @_inner
@@ -1731,14 +1748,19 @@ def _seven(c, real):
 
 
 @_inner
-def _update_row(theta, grad, state, position, optimizer, coefficients, averaging):
-    """Update a run of parameters, and their average in the last row of the state."""
-    _update(theta, grad, state, position, optimizer, coefficients)
-    if averaging.size:
-        share = theta.dtype.type(averaging[0])
-        average = _vector(_row(state, state.shape[0] - 1), position, theta.size)
-        for e in range(theta.size):
-            average[e] += share * (theta[e] - average[e])
+def _update_rows(parameters, grads, state, start, stride, optimizer, coefficients, averaging):
+    """Update rows of parameters, and their average in the last row of the state.
+
+    The state of the first row begins at `start`, that of the next one `stride` further on.
+    """
+    for r in range(parameters.shape[0]):
+        theta, position = _row(parameters, r), start + r * stride
+        _update(theta, _row(grads, r), state, position, optimizer, coefficients)
+        if averaging.size:
+            share = theta.dtype.type(averaging[0])
+            average = _vector(_row(state, state.shape[0] - 1), position, theta.size)
+            for e in range(theta.size):
+                average[e] += share * (theta[e] - average[e])
 
 
 @_inner
@@ -1799,15 +1821,18 @@ def _tile_bounds(shape, width, tile):
 @_inner
 def _forward(thread, n_threads, x, weight, bias, activation, alpha, out):
     """Compute a thread's tiles of a = σ(x·weight + bias)."""
-    # With few rows nothing is reused, and short runs of each row would cost time.
-    width = TILE_WIDTH if out.shape[0] >= TILE_ROWS else 8 * TILE_WIDTH
+    n_in, n_out = weight.shape
+    width = -(-n_out // (n_threads * TILE_WIDTH)) * TILE_WIDTH
+    is_far = n_in * n_out * weight.itemsize >= SWEPT_BYTES
+    depth = SWEPT_ROWS if is_far else max(1, n_in)
     for tile in range(thread, _tile_count(out.shape, width), n_threads):
         i, i_end, j, j_end = _tile_bounds(out.shape, width, tile)
         z = _block(out, i, i_end, j, j_end)
         for r in range(i_end - i):
             _copy(_vector(bias, j, j_end - j), _row(z, r))
-        panel = _block(weight, 0, weight.shape[0], j, j_end)
-        _multiply_add(_rows_between(x, i, i_end), panel, z)
+        for k in range(0, n_in, depth):
+            k_end = min(k + depth, n_in)
+            _multiply_add(_block(x, i, i_end, k, k_end), _block(weight, k, k_end, j, j_end), z)
         _activate(z, activation, alpha)
 
 
@@ -1832,48 +1857,107 @@ def _backward_input(
             last = min(first + TILE_ROWS, i_end)
             grad = _block(tile_memory, 0, last - first, 0, j_end - j)
             delta_strip = _rows_between(delta, first, last)
+            known = _block(y_or_z, first, last, j, j_end)
             if transposed:
                 _clear(grad)
                 _multiply_add(delta_strip, panel, grad)
             else:
-                _multiply_transposed(delta_strip, weight_tile, grad)
-            _apply_derivative(_block(y_or_z, first, last, j, j_end), activation, alpha, grad)
+                skips = _is_off_at_zero(activation)
+                _multiply_transposed(delta_strip, weight_tile, known, skips, grad)
+            _apply_derivative(known, activation, alpha, grad)
             _copy_rows(grad, _block(out, first, last, j, j_end))
+
+
+@_inner(fastmath={"reassoc"})
+def _is_finite(vector):
+    """Return whether no element is NaN or infinite."""
+    total = vector.dtype.type(0)  # 0, or NaN
+    for j in range(vector.size):
+        total += vector[j] - vector[j]
+    return total == ZERO
+
+
+@_inline
+def _leaves(delta, scalars):
+    """Return whether gradient descent leaves weights as they are whose input is 0."""
+    return scalars[1] == ZERO and _is_finite(delta)
+
+
+@_inner
+def _update_singly(first, last, x, delta, weight, optimizer, coefficients):
+    """Store the rows of x δᵀ of one sample, or take a step of gradient descent with them."""
+    real = weight.dtype.type
+    scalars, leaves = (real(0), real(0)), False
+    if optimizer == SGD:
+        scalars = real(coefficients[0]), real(coefficients[1])
+        leaves = _leaves(delta, scalars)
+    for k in range(first, last):
+        factor, theta = x[k], _row(weight, k)
+        if optimizer == STORE:
+            for j in range(theta.size):
+                theta[j] = factor * delta[j]
+        elif not (leaves and factor == ZERO):
+            for j in range(theta.size):
+                theta[j] = _sgd(theta[j], factor * delta[j], scalars)
+
+
+@_inner
+def _update_weight(first, last, x, delta, weight, state, place, optimizer, coefficients, averaging):
+    """Apply the rows of xᵀ·δ (BP4) from `first` to before `last` to a weight.
+
+    `place` is the row of the layer table that tells where their state is.
+    """
+    n_samples, n_columns = delta.shape
+    if n_samples == 1 and optimizer <= SGD and averaging.size == 0:
+        _update_singly(first, last, _row(x, 0), _row(delta, 0), weight, optimizer, coefficients)
+        return
+    tile_memory, size = _stack_tile(weight), max(1, n_samples) * WIDE_TILE_WIDTH * x.itemsize
+    width = max(1, DELTA_BYTES // size) * WIDE_TILE_WIDTH
+    for panel in range(0, n_columns, width):
+        for i in range(first, last, TILE_ROWS):
+            i_end = min(i + TILE_ROWS, last)
+            for j in range(panel, min(panel + width, n_columns), WIDE_TILE_WIDTH):
+                j_end = min(j + WIDE_TILE_WIDTH, n_columns)
+                theta = grad = _block(weight, i, i_end, j, j_end)
+                if optimizer != STORE:
+                    grad = _block(tile_memory, 0, i_end - i, 0, j_end - j)
+                _clear(grad)
+                factors = _block(x, 0, n_samples, i, i_end).T
+                _multiply_add(factors, _block(delta, 0, n_samples, j, j_end), grad)
+                if optimizer != STORE:
+                    start, stride = place[WEIGHT] + i * place[STRIDE] + j, place[STRIDE]
+                    rule = optimizer, coefficients, averaging
+                    _update_rows(theta, grad, state, start, stride, *rule)
+
+
+@_inner
+def _update_bias(delta, bias, state, place, optimizer, coefficients, averaging):
+    """Apply Σᵢ δᵢ (BP3) to a bias."""
+    tile_memory = _stack_tile(delta)
+    for j in range(0, bias.size, WIDE_TILE_WIDTH):
+        j_end = min(j + WIDE_TILE_WIDTH, bias.size)
+        grad = _block(tile_memory, 0, 1, 0, j_end - j)
+        _clear(grad)
+        total = _row(grad, 0)
+        for i in range(delta.shape[0]):
+            row = _vector(_row(delta, i), j, total.size)
+            for c in range(total.size):
+                total[c] += row[c]
+        theta, rule = _block(_as_matrix(bias), 0, 1, j, j_end), (optimizer, coefficients, averaging)
+        _update_rows(theta, grad, state, place[BIAS] + j, 0, *rule)
 
 
 @_inner
 def _backward_weight(
     thread, n_threads, x, delta, weight, bias, state, place, optimizer, coefficients, averaging
 ):
-    """Apply a thread's blocks of xᵀ·δ (BP4) to a weight, of Σᵢ δᵢ (BP3) to a bias.
-
-    `place` is the row of the layer table that tells where their state is.
-    """
-    n_samples, tile_memory = x.shape[0], _stack_tile(weight)
-    for tile in range(thread, _tile_count(weight.shape, TILE_WIDTH), n_threads):
-        i, i_end, j, j_end = _tile_bounds(weight.shape, TILE_WIDTH, tile)
-        delta_tile = _block(delta, 0, n_samples, j, j_end)
-        for first in range(i, i_end, TILE_ROWS):
-            last = min(first + TILE_ROWS, i_end)
-            grad = _block(tile_memory, 0, last - first, 0, j_end - j)
-            _clear(grad)
-            _multiply_add(_block(x, 0, n_samples, first, last).T, delta_tile, grad)
-            for r in range(last - first):
-                theta = _vector(_row(weight, first + r), j, j_end - j)
-                position = place[WEIGHT] + (first + r) * place[STRIDE] + j
-                _update_row(
-                    theta, _row(grad, r), state, position, optimizer, coefficients, averaging
-                )
-        if i == 0 and bias.size:
-            grad = _block(tile_memory, 0, 1, 0, j_end - j)
-            _clear(grad)
-            grad_bias = _row(grad, 0)
-            for k in range(n_samples):
-                row = _row(delta_tile, k)
-                for c in range(row.size):
-                    grad_bias[c] += row[c]
-            theta, position = _vector(bias, j, j_end - j), place[BIAS] + j
-            _update_row(theta, grad_bias, state, position, optimizer, coefficients, averaging)
+    """Apply a thread's rows of xᵀ·δ (BP4) to a weight; Σᵢ δᵢ (BP3) to a bias."""
+    strips, rule = -(-weight.shape[0] // TILE_ROWS), (optimizer, coefficients, averaging)
+    first = strips * thread // n_threads * TILE_ROWS
+    last = min(strips * (thread + 1) // n_threads * TILE_ROWS, weight.shape[0])
+    _update_weight(first, last, x, delta, weight, state, place, *rule)
+    if thread == 0:
+        _update_bias(delta, bias, state, place, *rule)
 
 
 _share_forward = _threaded(_forward)
@@ -1964,9 +2048,9 @@ def dense_backward_input_single(
     delta: Vector, weight: Matrix, y_or_z: Vector, activation: Int, alpha: Real, out: OutVector
 ):
     """Carry δ of one sample down one layer: δ·weightᵀ ⊙ σ' (BP2)."""
-    grad = _as_matrix(out)
-    _multiply_transposed(_as_matrix(delta), _as_matrix(weight), grad)
-    _apply_derivative(_as_matrix(y_or_z), activation, alpha, grad)
+    tables = _as_matrix(delta), _as_matrix(weight), _as_matrix(y_or_z)
+    rest = activation, alpha, _as_matrix(out), out, ONE_THREAD
+    _backward_input(FIRST_THREAD, ONE_THREAD, *tables, *rest)
 
 
 @_inline
@@ -2656,12 +2740,55 @@ def _update_layers(
             first, slopes, sums = _unit_gradient(
                 thread, n_threads, network, layer, below, delta, workspace
             )
-            start = place[WEIGHT] + first
-            _update_row(_vector(updated, start, slopes.size), slopes, state, start, *rule)
+            n_units = slopes.size
+            start, grad = place[WEIGHT] + first, _as_matrix(slopes)
+            theta = _matrix(updated, start, 1, n_units, n_units)
+            _update_rows(theta, grad, state, start, 0, *rule)
             if place[BIASES] > 0:
-                start = place[BIAS] + first
-                _update_row(_vector(updated, start, sums.size), sums, state, start, *rule)
+                start, grad = place[BIAS] + first, _as_matrix(sums)
+                theta = _matrix(updated, start, 1, n_units, n_units)
+                _update_rows(theta, grad, state, start, 0, *rule)
         below = _activation_of(layers, layer, n_rows, workspace)
+
+
+@_inner(fastmath={"reassoc", "contract", "nsz"})
+def _descend_row(theta, delta, factor, scalars):
+    """Return a row of W times δ, and take a step of gradient descent with a row of x δᵀ."""
+    total = theta.dtype.type(0)
+    for j in range(theta.size):
+        total += theta[j] * delta[j]
+        theta[j] = _sgd(theta[j], factor * delta[j], scalars)
+    return total
+
+
+@_inner
+def _descend(layers, settings, parameters, state, optimizer, coefficients, averaging, x, workspace):
+    """Take a step of gradient descent on the way of one sample's δ to the first layer (BP2–BP4).
+
+    W is read once and written once.
+    """
+    real, rule = parameters.dtype.type, (optimizer, coefficients, averaging)
+    scalars = real(coefficients[0]), real(coefficients[1])
+    panel = _panels_of(layers, 1, workspace)
+    for layer in range(layers.shape[0] - 1, -1, -1):
+        deltas, place = _delta_of(layers, layer, 1, workspace), _row(layers, layer)
+        weight, delta = _weight_of(layers, layer, parameters), _row(deltas, 0)
+        if layer == 0:
+            _update_weight(0, weight.shape[0], x, deltas, weight, state, place, *rule)
+        else:
+            activation, alpha = layers[layer - 1, ACTIVATION], settings[layer - 1, ALPHA]
+            y = _activation_of(layers, layer - 1, 1, workspace)
+            out = _delta_of(layers, layer - 1, 1, workspace)
+            known, inputs = out if _takes_z(activation) else y, _row(y, 0)
+            grads = _matrix(panel, 0, 1, inputs.size, inputs.size)  # `out` may be `known`
+            grad, leaves = _row(grads, 0), _is_off_at_zero(activation) and _leaves(delta, scalars)
+            for k in range(inputs.size):
+                grad[k] = ZERO
+                if not (leaves and inputs[k] == ZERO):
+                    grad[k] = _descend_row(_row(weight, k), delta, inputs[k], scalars)
+            _apply_derivative(known, activation, alpha, grads)
+            _copy_rows(grads, out)
+        _update_bias(deltas, _vector(parameters, place[BIAS], place[BIASES]), state, place, *rule)
 
 
 # The rows of every layer, the bias being its last one, are cut into NORM_PARTS parts, whatever
@@ -2697,14 +2824,16 @@ def _update_parts(
     scale = grad.dtype.type(scale)
     for part in range(thread, NORM_PARTS, n_threads):
         for layer in range(layers.shape[0]):
-            first, last = _rows_of_part(layers, layer, part)
-            for row in range(first, last):
-                start = layers[layer, WEIGHT] + row * layers[layer, STRIDE]
-                slope = _vector(grad, start, layers[layer, WEIGHT_COLUMNS])
-                theta = _vector(parameters, start, layers[layer, WEIGHT_COLUMNS])
-                for e in range(slope.size if scale != ONE else 0):
+            (first, last), stride = _rows_of_part(layers, layer, part), layers[layer, STRIDE]
+            start = layers[layer, WEIGHT] + first * stride
+            shape = last - first, layers[layer, WEIGHT_COLUMNS], stride
+            slopes, theta = _matrix(grad, start, *shape), _matrix(parameters, start, *shape)
+            for r in range(slopes.shape[0] if scale != ONE else 0):
+                slope = _row(slopes, r)
+                for e in range(slope.size):
                     slope[e] *= scale
-                _update_row(theta, slope, state, start, optimizer, coefficients, averaging)
+            rule = optimizer, coefficients, averaging
+            _update_rows(theta, slopes, state, start, stride, *rule)
 
 
 _share_blocks = _threaded(_forward_blocks)
@@ -2765,6 +2894,15 @@ def _meets(layers):
     for layer in range(layers.shape[0]):
         meets |= layers[layer, KIND] == BATCH_NORM_TRAINING
     return meets
+
+
+@_inline
+def _is_dense(layers):
+    """Return whether there is no other layer than dense ones."""
+    others = False
+    for layer in range(layers.shape[0]):
+        others |= layers[layer, KIND] != DENSE
+    return not others
 
 
 @_inner
@@ -2993,10 +3131,13 @@ def network_train(
     """Run a sequence of mini-batch steps: gather, forward, loss, backward, update."""
     network = _network(layers, settings, parameters)
     data, no_averaging = _data(x, target, labels, sample_weight), averaging.size == 0
-    objective, stop = (loss, _as_vector(loss_parameters)), 2 * layers.shape[0] - 1
+    objective, top = (loss, _as_vector(loss_parameters)), layers.shape[0] - 1
+    descends = optimizer == SGD and no_averaging and not grad.size and _is_dense(layers)
     for step in range(losses.size):
         start = step * batch_size
         batch = _vector(order, start, min(batch_size, order.size - start))
+        single = descends and batch.size == 1
+        stop = top + 1 if single else 2 * top + 1
         n_useful = _useful_threads(n_threads, batch.size * parameters.size)
         inputs = _sweep(network, data, batch, objective, workspace, n_useful, stop, step, True)
         moves = _vector(averaging, 0, 0) if no_averaging else _vector(averaging, step, 1)
@@ -3008,6 +3149,8 @@ def network_train(
             norms = _panels_of(network[0], batch.size, workspace)
             scale = _clip(network[0], clip_value, clip_norm, grad, norms, n_useful)
             _share_clipped(n_useful, (network[0], grad, scale, *rule))
+        elif single:
+            _descend(*network[:2], *rule, inputs, workspace)
         else:
             _share_layers(n_useful, (*network, *rule, inputs, workspace))
         losses[step] += _mean(_losses_of(network[0], batch.size, workspace), data[3], batch)
