@@ -403,24 +403,38 @@ def make_sparse_network(make_problem, dtype):
     return make
 
 
-def sgd_arguments(problem, decay=0.0, n_threads=1):
-    """Return the arguments of a run of gradient descent, sample by sample."""
-    arguments = training_arguments(problem, OPTIMIZERS[0], np.arange(7), 1, n_threads)
-    return arguments | {"coefficients": np.tile([0.1, decay], (7, 1))}
+def sgd_arguments(problem, decay=0.0, n_threads=1, batch_size=1):
+    """Return the arguments of a run of gradient descent."""
+    arguments = training_arguments(problem, OPTIMIZERS[0], np.arange(7), batch_size, n_threads)
+    n_steps = len(arguments["losses"])
+    return arguments | {"coefficients": np.tile([0.1, decay], (n_steps, 1))}
 
 
-@every_optimizer
+@several_optimizers
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("averages", [False, True], ids=["alone", "averaged"])
-def test_train_where_inputs_are_zero(compare, make_sparse_network, optimizer, batch_size, averages):
+@pytest.mark.parametrize("decays", [False, True], ids=["kept", "decaying"])
+def test_train_where_inputs_are_zero(
+    compare, make_sparse_network, optimizer, batch_size, averages, decays
+):
     problem = make_sparse_network()
     arguments = training_arguments(problem, optimizer, np.arange(7), batch_size)
     coefficients = arguments["coefficients"]
-    if optimizer.name == "sgd":
-        coefficients[:, 1] = 0  # without decay, rows may be left out
+    coefficients[:, 1] *= decays  # the decay of SGD and of momentum
     if averages:
         state = np.zeros((len(optimizer.state) + 1, len(problem.parameters)), problem.dtype)
         arguments |= {"state": state, "averaging": np.linspace(1, 0.3, len(coefficients))}
+    compare_training(compare, problem, arguments)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "identity", "tanh", "silu", "sigmoid"])
+def test_what_a_unit_at_zero_passes(compare, make_sparse_network, activation, batch_size):
+    problem = make_sparse_network((activation, activation, "identity"))
+    for layer in problem.layers[:2]:  # the first units have z = 0 in every step but one
+        stride = layer[CODES["STRIDE"]]
+        problem.parameters[layer[CODES["WEIGHT"]] : layer[CODES["BIAS"]] + 1 : stride] = 0
+    arguments = training_arguments(problem, OPTIMIZERS[0], np.arange(2), batch_size)
     compare_training(compare, problem, arguments)
 
 
@@ -441,13 +455,14 @@ def test_leaving_rows_out_changes_no_bit(kernels, make_sparse_network, activatio
 
 
 @pytest.mark.parametrize("strange", [np.nan, np.inf])
-def test_rows_left_out_hide_nothing(kernels, make_sparse_network, strange):
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_rows_left_out_hide_nothing(kernels, make_sparse_network, strange, batch_size):
     problem, found = make_sparse_network(), []
-    problem.target[3, 1] = strange
+    problem.target[4, 1] = strange
     for module in (kernels, reference):
         own = problem.replace(parameters=problem.parameters.copy())
         with np.errstate(invalid="ignore"):
-            module.network_train(**sgd_arguments(own))
+            module.network_train(**sgd_arguments(own, batch_size=batch_size))
         found.append(own.parameters[problem.used])
     assert np.isnan(found[1]).any()
     np.testing.assert_array_equal(*map(np.isnan, found))
