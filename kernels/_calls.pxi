@@ -2,6 +2,8 @@
 # arrays of the network are taken apart once, and a call only looks whether its own arrays are
 # plain. What is not plain is answered by None, and goes the way through all checks.
 
+from numpy import int64 as LABEL  # what an array of labels has
+
 cdef enum:
     MOST_ROWS = 256  # of a call; more than that are worth the checks
 
@@ -284,7 +286,7 @@ cdef bint copy_labels(
     """Copy plain labels, for another thread may change them; return whether they are."""
     cdef Py_ssize_t row
     if single:
-        if type(y) is not int or not 0 <= y < n_labels:
+        if not (type(y) is int or type(y) is LABEL) or not 0 <= y < n_labels:
             return False
         out[0] = y
         return True

@@ -6,6 +6,7 @@ import math
 import sys
 import threading
 import time
+from contextvars import copy_context
 
 import numpy as np
 import pytest
@@ -87,7 +88,10 @@ def make_calls(n_samples):
 
 
 def run_together(work):
-    """Run work(i) for i < N_THREADS in as many threads, which start at once."""
+    """Run work(i) for i < N_THREADS in as many threads, which start at once.
+
+    Each has a copy of the context, in which the backend is chosen.
+    """
     barrier, errors = threading.Barrier(N_THREADS), []
 
     def run(index):
@@ -97,7 +101,10 @@ def run_together(work):
         except BaseException as error:  # raised again below
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(N_THREADS)]
+    threads = [
+        threading.Thread(target=copy_context().run, args=(run, index))
+        for index in range(N_THREADS)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -201,6 +201,14 @@ def test_a_subclass_may_have_its_own_forward():
         np.testing.assert_array_equal(net(x), outputs / 2)
 
 
+def test_the_label_that_an_array_has_is_plain(count_quick):
+    net, x = make_net(), samples()[0]
+    expected = net.value_and_grad(x, 2)[0]
+    del count_quick[:]
+    assert net.value_and_grad(x, np.array([2])[0])[0] == expected
+    assert count_quick == ["value_and_grad"]
+
+
 def test_labels_out_of_range_are_refused():
     net, x = make_net(), samples()[0]
     net.value_and_grad(x, 2)
