@@ -102,8 +102,7 @@ def run_together(work):
             errors.append(error)
 
     threads = [
-        threading.Thread(target=copy_context().run, args=(run, index))
-        for index in range(N_THREADS)
+        threading.Thread(target=copy_context().run, args=(run, index)) for index in range(N_THREADS)
     ]
     for thread in threads:
         thread.start()
@@ -176,7 +175,7 @@ def test_kernels_run_without_the_gil(compiled, patient, monkeypatch, call, n_sam
             call(net, x, y)
         times["ended"] = time.perf_counter()
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=copy_context().run, args=(work,))
     thread.start()
     begun.wait()
     times["woken"] = time.perf_counter()
