@@ -27,7 +27,7 @@ GRADIENT_WORK = 3
 
 #: Samples of a quick call, at least so many and at most, and in between as many as this work
 #: allows: with more, the checks, of 3 µs, cost little beside it.
-LEAST_ROWS, MOST_ROWS = 16, 256
+LEAST_ROWS, MOST_ROWS = 16, kernels.catalogue.QUICK_ROWS
 QUICK_WORK = 2e6
 
 #: Steps whose scalars are computed together.

@@ -4,9 +4,6 @@
 
 from numpy import int64 as LABEL  # what an array of labels has
 
-cdef enum:
-    MOST_ROWS = 256  # of a call; more than that are worth the checks
-
 
 cdef class Objective:
     """What samples are compared with: a loss, and the targets that need no further check.
@@ -67,7 +64,7 @@ cdef class Caller:
     workspace : array of shape (training_workspace_size(...),)
         For n_rows samples and one thread.
     n_rows : int
-        Most samples of a call, at most 256.
+        Most samples of a call, at most QUICK_ROWS.
     work : float
         Floating-point operations of a forward pass on one sample.
     least_work : float
@@ -105,7 +102,7 @@ cdef class Caller:
         self.n_out = layer_of(&self.net, self.net.n_layers - 1)[N_OUT]
         self.n_inputs = layers[:, N_IN].sum()
         self.n_deltas = layers[:, N_OUT].sum()
-        self.n_rows = min(n_rows, MOST_ROWS)
+        self.n_rows = min(n_rows, QUICK_ROWS)
         self.work, self.least_work = work, least_work
         self.kind = cnp.PyArray_TYPE(parameters)
         self.busy = False
@@ -182,7 +179,7 @@ cdef class Caller:
 
     def takes(self, x, y, Objective objective not None, double limit):
         """Return whether samples are plain."""
-        cdef int64_t labels[MOST_ROWS]
+        cdef int64_t labels[QUICK_ROWS]
         cdef Data data
         return self.describe(x, y, objective, limit, labels, &data)
 
@@ -212,7 +209,7 @@ cdef class Caller:
 
     def value_and_grad(self, x, y, Objective objective not None, double limit):
         """Return the mean loss and an arena with its derivatives, or None."""
-        cdef int64_t labels[MOST_ROWS]
+        cdef int64_t labels[QUICK_ROWS]
         cdef Data data
         cdef Step step
         cdef cnp.ndarray grad
@@ -228,7 +225,7 @@ cdef class Caller:
 
     def factors(self, x, y, Objective objective not None, double limit):
         """Return the mean loss and the factors of its derivatives, or None."""
-        cdef int64_t labels[MOST_ROWS]
+        cdef int64_t labels[QUICK_ROWS]
         cdef Data data
         cdef Matrix a, delta
         cdef double mean
@@ -260,7 +257,7 @@ cdef class Caller:
         self, x, y, Objective objective not None, Rule rule not None, Py_ssize_t index, double limit
     ):
         """Update the parameters; return the mean loss before, or None."""
-        cdef int64_t labels[MOST_ROWS]
+        cdef int64_t labels[QUICK_ROWS]
         cdef Data data
         cdef Step step
         cdef float singles[MAX_COEFFICIENTS]

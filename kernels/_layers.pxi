@@ -9,6 +9,7 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
         TILE_ROWS
         TILE_SIZE
         BAND_VECTORS
+        STACKED_TILES
         WIDE_TILE_ROWS
         WIDE_TILE_SIZE
     # As overloads: Cython does not deduce a template's type from an array.
@@ -83,7 +84,7 @@ cdef enum:
     PANEL_ROOM = PANEL_WIDTH + ROW_MULTIPLE  # of a packed panel and a tile of inputs, a step
     PACKING_TILES = 4  # that read a panel in turn repay that it is packed …
     PACKING_ROWS = 8  # … or pairs in the rows of W, if it is near enough as it lies
-    INPUT_ROWS = 2 * TILE_ROWS  # of W that BP4 takes at once: inputs of a whole cache line
+    INPUT_ROWS = STACKED_TILES * TILE_ROWS  # of W that BP4 takes at once, of ROW_MULTIPLE at most
     INPUT_PANELS = 2  # of δ that repay that these inputs are packed
     SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few
     LISTED_ROWS = 64  # rows of a weight that a few samples take at a time
@@ -187,13 +188,6 @@ cdef inline floating* panel_at(
 ) noexcept nogil:
     """Return a thread's panel, for contractions of some depth, in a workspace of panels."""
     return <floating*> workspace + thread * depth * PANEL_ROOM
-
-
-cdef inline Py_ssize_t part_of_units(
-    Py_ssize_t n, Py_ssize_t unit, int thread, int n_threads
-) noexcept nogil:
-    """Return where a thread's part of n begins, if whole units are dealt out."""
-    return min(ceil_divide(n, unit) * thread // n_threads * unit, n)
 
 
 cdef inline bint takes_columns(Py_ssize_t n, Py_ssize_t columns, int n_threads) noexcept nogil:
@@ -405,7 +399,8 @@ cdef void backward_weight_tiles(
     ∂W is never in memory as a whole: a tile of it updates its weights and is forgotten.
     The tiles go along the rows of W, as memory does, through a block of panels of δ: those
     that fit into the thread's `room` are packed at once if there are enough rows to repay
-    it. The last row is the bias, whose input is always 1.
+    it; where threads take columns, a block is no more than the share of one. The last row is
+    the bias, whose input is always 1.
     """
     cdef floating sums_room[TILE_ROOM]
     cdef floating start[PANEL_WIDTH]

@@ -47,10 +47,10 @@ cdef struct Passage:  # a layer and rows that pass it
     void* notes  # of the layer, or NULL likewise
 
 
-cdef struct Share:  # of a thread in a batch
+cdef struct Share:  # of a thread in a batch, or in the rows or columns of a weight
     int thread
     int n_threads
-    Py_ssize_t first  # of its rows
+    Py_ssize_t first
     Py_ssize_t last
 
 
@@ -155,12 +155,21 @@ cdef inline void forward_layer(
         activate_rows(out, activation, alpha, out)
 
 
-cdef inline Share share_of_thread(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
-    """Return the share of a thread in a batch of n rows."""
+cdef inline Share share_of_units(
+    Py_ssize_t n, Py_ssize_t unit, int thread, int n_threads
+) noexcept nogil:
+    """Return the share of a thread in n, of which whole units are dealt out."""
+    cdef Py_ssize_t units = ceil_divide(n, unit)
     cdef Share share
     share.thread, share.n_threads = thread, n_threads
-    share.first, share.last = n * thread // n_threads, n * (thread + 1) // n_threads
+    share.first = min(units * thread // n_threads * unit, n)
+    share.last = min(units * (thread + 1) // n_threads * unit, n)
     return share
+
+
+cdef inline Share share_of_thread(Py_ssize_t n, int thread, int n_threads) noexcept nogil:
+    """Return the share of a thread in a batch of n rows."""
+    return share_of_units(n, 1, thread, n_threads)
 
 
 cdef inline Share only_rows(Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -199,19 +208,19 @@ cdef inline void forward_in_columns(
     cdef Matrix weight = weight_in(layer, at.net.parameters, panel)
     cdef Matrix bias = bias_in(layer, at.net.parameters, panel)
     cdef floating alpha = <floating> alpha_of(at.net, at.index)
-    cdef Py_ssize_t first, last
+    cdef Share part
     if not few:
         forward_tiles(
             x, weight, bias, activation, alpha, out, panel, share.thread, share.n_threads
         )
         return
-    first = part_of_units(weight.columns, wide_tile_columns(panel), share.thread, share.n_threads)
-    last = part_of_units(
-        weight.columns, wide_tile_columns(panel), share.thread + 1, share.n_threads
+    part = share_of_units(
+        weight.columns, wide_tile_columns(panel), share.thread, share.n_threads
     )
     forward_few(
-        x, columns_between(weight, first, last, panel), columns_between(bias, first, last, panel),
-        activation, alpha, columns_between(out, first, last, panel),
+        x, columns_between(weight, part.first, part.last, panel),
+        columns_between(bias, part.first, part.last, panel), activation, alpha,
+        columns_between(out, part.first, part.last, panel),
     )
 
 
@@ -732,7 +741,7 @@ cdef void carry_share(
     cdef floating alpha = <floating> alpha_of(at.net, at.index - 1)
     cdef Matrix rows = rows_between(delta, share.first, share.last, panel)
     cdef bint few = delta.rows <= DOTTED_ROWS
-    cdef Py_ssize_t first, last
+    cdef Share part
     if layer[KIND] != DENSE or not takes_columns(delta.rows, layer[N_IN], share.n_threads):
         carry_delta(
             at, rows_between(x, share.first, share.last, panel), rows,
@@ -744,12 +753,11 @@ cdef void carry_share(
         clear_padding(rows, panel)
     team_barrier()
     if few:
-        first = part_of_units(weight.rows, LISTED_ROWS, share.thread, share.n_threads)
-        last = part_of_units(weight.rows, LISTED_ROWS, share.thread + 1, share.n_threads)
+        part = share_of_units(weight.rows, LISTED_ROWS, share.thread, share.n_threads)
         backward_input_few(
-            delta, rows_between(weight, first, last, panel),
-            columns_between(y_or_z, first, last, panel), activation, alpha,
-            columns_between(out, first, last, panel),
+            delta, rows_between(weight, part.first, part.last, panel),
+            columns_between(y_or_z, part.first, part.last, panel), activation, alpha,
+            columns_between(out, part.first, part.last, panel),
         )
     else:
         backward_input_tiles(
@@ -789,6 +797,7 @@ cdef void sweep_down_single(
     """
     cdef Py_ssize_t index, first, last
     cdef Matrix delta, weight
+    cdef Share part
     cdef Update to
     for index in range(net.n_layers - 1, -1, -1):
         delta = output_of(net, index, 1, True, workspace)
@@ -804,8 +813,8 @@ cdef void sweep_down_single(
             )
             return
         weight = weight_in(layer_of(net, index), net.parameters, workspace)
-        first = part_of_units(weight.rows, LISTED_ROWS, share.thread, share.n_threads)
-        last = part_of_units(weight.rows, LISTED_ROWS, share.thread + 1, share.n_threads)
+        part = share_of_units(weight.rows, LISTED_ROWS, share.thread, share.n_threads)
+        first, last = part.first, part.last
         to.weight = rows_between(to.weight, first, last, workspace)
         to.weight_state = <floating*> to.weight_state + first * to.weight.stride
         to.bias.rows = share.thread == 0 and to.bias.rows

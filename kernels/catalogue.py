@@ -646,6 +646,9 @@ PACKED_BYTES = 524288
 #: Samples that go through all layers together where only the output is wanted.
 ROW_BLOCK = 96
 
+#: Most samples of a call that may go without the checks.
+QUICK_ROWS = 256
+
 #: Parts of a network's gradient whose norms are computed apart, by one thread each; as few as
 #: the elements of the smallest workspace of packed panels.
 NORM_PARTS = 32
@@ -683,5 +686,6 @@ CODES: dict[str, int] = {
     "CACHE_SET_SPAN": CACHE_SET_SPAN,
     "PANEL_WIDTH": PANEL_WIDTH,
     "ROW_BLOCK": ROW_BLOCK,
+    "QUICK_ROWS": QUICK_ROWS,
     "NORM_PARTS": NORM_PARTS,
 }

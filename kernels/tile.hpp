@@ -48,9 +48,12 @@ constexpr std::ptrdiff_t wide_tile_columns(const T* = nullptr) {
 // follows the sums is worth its beginning.
 enum { BAND_VECTORS = 4 };
 
-// Elements of a buffer for the sums of a band of tiles of any type.
+// Tiles of any width are stacked where their inputs are read by the cache line.
+enum { STACKED_TILES = 2, STACKED_VECTORS = STACKED_TILES * TILE_VECTORS };
+
+// Elements of a buffer for the sums of a band, or of a stack, of tiles of any type.
 enum {
-    TILE_SIZE = TILE_ROWS * (BAND_VECTORS > 2 * TILE_VECTORS ? BAND_VECTORS : 2 * TILE_VECTORS) *
+    TILE_SIZE = TILE_ROWS * (+BAND_VECTORS > +STACKED_VECTORS ? +BAND_VECTORS : +STACKED_VECTORS) *
                 vector_width<float>(),
     WIDE_TILE_SIZE = WIDE_TILE_ROWS * wide_tile_columns<float>()
 };
