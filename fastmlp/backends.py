@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from types import ModuleType
 
 import numpy as np
@@ -35,12 +37,16 @@ __all__ = [
     "use_backend",
 ]
 
-#: Floating-point operations of a call, or of a training step, for each thread: about 100 µs of
-#: one core. Threads meet and fetch each other's weights, and wait if another program has the
-#: core of one. Measured, on two cores, with Adam: 784-256-128-10 at batch 16 (2.3e7 operations)
-#: takes 243 µs with one thread and 280 with two, at batch 32 353 and 298. Training steps of small
-#: networks ask for less: see Layout.exchange.
-WORK_PER_THREAD = 2e7
+#: Floating-point operations of a call for each thread: about 25 µs of one core. Measured, on two
+#: cores: a forward pass of 10⁷ operations through 784-256-128-10 takes 57 µs with one thread and 40
+#: with two, through 17-64-64-6 84 and 45; a gradient 82 and 72, 105 and 80. Training steps ask for
+#: more: see Layout.exchange.
+WORK_PER_THREAD = 5e6
+
+#: Threads that have had no work for so many seconds may sleep. To wake them takes 0.1 to 0.3 ms, so
+#: that WAKING times the work is needed.
+PAUSE = 3e-3
+WAKING = 4.0
 
 #: Most threads that may be asked for: OpenMP ends the process when it cannot make them.
 MAX_THREADS = 1024
@@ -62,6 +68,18 @@ class Threads:
 
     n: int
     work_per_thread: float = WORK_PER_THREAD
+
+
+class Calls(threading.local):
+    """When a Python thread, which has a team of its own, last had work for several threads.
+
+    Parameters
+    ----------
+    last : float
+        Seconds of :func:`time.monotonic`.
+    """
+
+    last = -math.inf
 
 
 def usable_cores() -> int:
@@ -92,6 +110,7 @@ def _default_threads() -> Threads:
 _default_backend = "cython" if kernels.has_compiled_kernels() else "numba"
 _backend_in_context: ContextVar[str | None] = ContextVar("fastmlp_backend", default=None)
 _threads = _default_threads()
+_calls = Calls()
 _forked = False
 
 
@@ -191,7 +210,9 @@ def set_num_threads(n: int, work_per_thread: float = WORK_PER_THREAD) -> None:
     """Limit the threads of every call that follows; results do not depend on it.
 
     A call uses one thread for each `work_per_thread` floating-point operations, so
-    small networks stay on one. The limit at start is the number of cores that the
+    small networks stay on one. Training steps, in which threads exchange weights, take up to
+    four times as many for each, and so do single calls after a pause in which threads have
+    gone to sleep. The limit at start is the number of cores that the
     process may use, or ``OMP_NUM_THREADS`` if that is smaller. The NumPy backend is
     not concerned: NumPy's BLAS has its own setting. A forked child always runs one.
 
@@ -199,7 +220,7 @@ def set_num_threads(n: int, work_per_thread: float = WORK_PER_THREAD) -> None:
     ----------
     n : int
         Most threads of a call, from 1 to 1024; may exceed the cores.
-    work_per_thread : float, default=2e7
+    work_per_thread : float, default=5e6
         Operations (an addition and a multiplication are two) that justify a thread;
         0 uses all `n` threads whatever the size, for tests.
 
@@ -237,13 +258,15 @@ def get_num_threads() -> int:
     return _threads.n
 
 
-def threads_for(work: float) -> int:
+def threads_for(work: float, repeats: int = 1) -> int:
     """Return the threads of a call.
 
     Parameters
     ----------
     work : float
-        Floating-point operations of the call.
+        Floating-point operations that threads share before they meet again.
+    repeats : int, default=1
+        How often they do so in the call.
 
     Returns
     -------
@@ -251,13 +274,18 @@ def threads_for(work: float) -> int:
         From 1 to :func:`get_num_threads`.
     """
     threads = _threads
-    if work >= threads.n * threads.work_per_thread:
+    if threads.n == 1 or work < 2 * threads.work_per_thread:
+        return 1
+    began = monotonic()
+    paused, _calls.last = began > _calls.last + PAUSE, began
+    useful = min(work, work * repeats / WAKING) if paused else work
+    if useful >= threads.n * threads.work_per_thread:
         return threads.n
-    return max(1, int(work / threads.work_per_thread))
+    return max(1, int(useful / threads.work_per_thread))
 
 
 def serial_work() -> float:
-    """Return up to how much work a call runs the compiled kernels on one thread.
+    """Return below how much work a call runs the compiled kernels on one thread.
 
     Returns
     -------
@@ -266,7 +294,7 @@ def serial_work() -> float:
     """
     if (_backend_in_context.get() or _default_backend) != "cython":
         return 0.0
-    return math.inf if _threads.n == 1 else _threads.work_per_thread
+    return math.inf if _threads.n == 1 else 2 * _threads.work_per_thread
 
 
 # --- Report -------------------------------------------------------------------------------

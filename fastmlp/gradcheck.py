@@ -50,6 +50,9 @@ SCHEMES = dict.fromkeys((*REAL_SCHEMES, "complex"))
 #: The imaginary step: its square is nothing beside 1, and no product with it underflows.
 COMPLEX_STEP = 1e-20
 
+#: How many times the work of a call is needed for each thread: starting one of Python takes longer.
+STARTING = 4.0
+
 #: Kernels of the ways to compute the loss where one parameter has moved.
 METHODS = {
     "naive": "network_difference_gradient",
@@ -234,7 +237,7 @@ def _differences(
 
 def _useful_threads(work: float) -> int:
     """Return the threads of some work; the NumPy backend holds Python's lock, so one."""
-    return 1 if get_backend() == "numpy" else threads_for(work)
+    return 1 if get_backend() == "numpy" else threads_for(work / STARTING)
 
 
 class _Share(NamedTuple):

@@ -600,7 +600,7 @@ class MLP:
         if training:
             check_batch_size(self, len(batch.x))
         n_threads = threads_for(GRADIENT_WORK * self._layout.work(len(batch.x)))
-        grad = Gradient(self._layout)
+        grad = Gradient(self._layout, self._layout.unfilled())
         workspace = self._workspaces.training(len(batch.x), n_threads)
         value = current_kernels().network_gradient(
             *(self.training_arguments() if training else self.kernel_arguments),

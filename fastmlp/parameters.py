@@ -31,11 +31,12 @@ KEEPING = CODES["BATCH_NORM"], CODES["BATCH_NORM_TRAINING"]
 NEAR_BYTES = 2**21
 OPERATIONS_OF_A_BYTE = 7
 
-#: Threads that share a step lose a quarter of what they do with a mebibyte of weights, if there
-#: are next to none. Measured, on two cores, with Adam: 17-64-64-6 at batch 256 (9e6 operations) 88
-#: µs with one thread and 76 with two, 64-128-128-10 at batch 64 (1e7) 78 and 97, at batch 128 141
-#: and 108.
-MEETING = 0.25
+#: A training step on several threads pays from so many times the work of another call on, if the
+#: network has a mebibyte of weights or more, and earlier if it has fewer. Measured, on two cores,
+#: with Adam: 784-256-128-10 at batch 14 (2e7 operations) takes 252 µs with one thread and 272 with
+#: two, at batch 28 337 and 296; 17-64-64-6 at batch 256 (9e6) 88 and 76; 64-128-128-10 at batch 64
+#: (1e7) 78 and 97, at batch 128 141 and 108.
+EXCHANGING = 4.0
 EXCHANGED_BYTES = 2**20
 
 Views = tuple[NDArray[Any], ...]
@@ -178,6 +179,26 @@ class Layout:
             views.append(elements[start : start + (row[N_OUT] if row[KIND] in KEEPING else 0)])
         return tuple(views)
 
+    def unfilled(self) -> Array:
+        """Return a new arena for kernels that store all weights and biases of dense layers.
+
+        Returns
+        -------
+        numpy.ndarray of shape (n_elements,)
+            Anything where these are to be stored, 0 elsewhere. Zeros that one thread writes,
+            others would have to fetch from its core first.
+        """
+        elements = arena.aligned_empty(self.n_elements, self.dtype)
+        ends = [*self.training_table[1:, WEIGHT].tolist(), self.n_elements]
+        for row, end in zip(self.training_table.tolist(), ends, strict=True):
+            if row[KIND] == CODES["DENSE"]:
+                rows = elements[row[WEIGHT] : end].reshape(row[ROWS] + 1, row[STRIDE])
+                rows[:, row[COLUMNS] :] = 0
+                rows[-1, row[BIASES] :] = 0
+            else:
+                elements[row[WEIGHT] : end] = 0
+        return elements
+
     def to_vector(self, elements: NDArray[Any]) -> NDArray[Any]:
         """Copy an arena without its padding.
 
@@ -274,11 +295,11 @@ class Layout:
 
     @cached_property
     def exchange(self) -> float:
-        """What threads lose to each other in a training step, 1 for a large network.
+        """How many times the work of another call threads need for a training step.
 
-        They meet, and fetch the weights that others have changed.
+        They fetch from each other the weights that each has changed.
         """
-        return min(1.0, MEETING + (1.0 - MEETING) * self._n_bytes / EXCHANGED_BYTES)
+        return min(EXCHANGING, 1.0 + (EXCHANGING - 1.0) * self._n_bytes / EXCHANGED_BYTES)
 
     @cached_property
     def indices(self) -> NDArray[np.int64]:

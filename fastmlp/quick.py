@@ -164,7 +164,7 @@ class Quick:
         owner = reference()
         if owner is None or owner is not optimizer:
             return None
-        limit = serial_work() / GRADIENT_WORK
+        limit = serial_work() / GRADIENT_WORK * self._parameters.layout.exchange
         index = owner.step_count - first
         if not 0 <= index < STEPS_AHEAD or changes != owner.changes:
             if not self._caller.takes(x, y, objective, limit) or not owner.has_constants:

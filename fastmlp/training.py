@@ -199,7 +199,8 @@ def _run_steps(
     rule = check_optimizer(optimizer).prepare(net.parameters, n_steps)
     layout = net.parameters.layout
     stores = rule.clips or layout.is_penalized
-    n_threads = threads_for(GRADIENT_WORK * layout.work(batch_size) / layout.exchange)
+    work = GRADIENT_WORK * layout.work(batch_size) / layout.exchange
+    n_threads = threads_for(work, n_steps)
     current_kernels().network_train(
         *network,
         rule.state,

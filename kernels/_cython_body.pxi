@@ -9,7 +9,10 @@ cimport numpy as cnp
 from cython.parallel cimport parallel, threadid
 
 cdef extern from "team.hpp" namespace "fastmlp" nogil:
-    int team_size()
+    cdef struct Team:
+        pass
+    Team* call_team(int n_threads)
+    int join_team(Team* team)
     void team_barrier()
 
 include "_scalars.pxi"
@@ -171,16 +174,17 @@ def dense_forward(
     cdef Matrix sink = writable(out, x)
     cdef void* scratch = writable(workspace, x).data
     cdef bint single = is_single(x)
+    cdef Team* team = call_team(n_threads)
     with nogil, parallel(num_threads=n_threads):
         if single:
             forward_tiles(
                 source, w, b, activation, <float> alpha, sink,
-                panel_at(scratch, threadid(), w.rows, FLOATS), threadid(), team_size(),
+                panel_at(scratch, threadid(), w.rows, FLOATS), threadid(), join_team(team),
             )
         else:
             forward_tiles(
                 source, w, b, activation, alpha, sink,
-                panel_at(scratch, threadid(), w.rows, DOUBLES), threadid(), team_size(),
+                panel_at(scratch, threadid(), w.rows, DOUBLES), threadid(), join_team(team),
             )
 
 
@@ -218,16 +222,17 @@ def dense_backward_input(
     cdef Matrix known = matrix_of(y_or_z, delta), sink = writable(out, delta)
     cdef void* scratch = writable(workspace, delta).data
     cdef bint single = is_single(delta)
+    cdef Team* team = call_team(n_threads)
     with nogil, parallel(num_threads=n_threads):
         if single:
             backward_input_tiles(
                 source, w, known, activation, <float> alpha, sink,
-                panel_at(scratch, threadid(), w.columns, FLOATS), threadid(), team_size(),
+                panel_at(scratch, threadid(), w.columns, FLOATS), threadid(), join_team(team),
             )
         else:
             backward_input_tiles(
                 source, w, known, activation, alpha, sink,
-                panel_at(scratch, threadid(), w.columns, DOUBLES), threadid(), team_size(),
+                panel_at(scratch, threadid(), w.columns, DOUBLES), threadid(), join_team(team),
             )
 
 
@@ -276,14 +281,15 @@ def dense_backward_weight(
     cdef Matrix scratch = writable(workspace, x)
     cdef bint single = is_single(x)
     cdef Py_ssize_t room = scratch.columns // n_threads // ROW_MULTIPLE * ROW_MULTIPLE
+    cdef Team* team = call_team(n_threads)
     with nogil, parallel(num_threads=n_threads):
         if single:
             backward_weight_tiles(
-                inputs, deltas, to, scratch.data, room, threadid(), team_size(), FLOATS
+                inputs, deltas, to, scratch.data, room, threadid(), join_team(team), FLOATS
             )
         else:
             backward_weight_tiles(
-                inputs, deltas, to, scratch.data, room, threadid(), team_size(), DOUBLES
+                inputs, deltas, to, scratch.data, room, threadid(), join_team(team), DOUBLES
             )
 
 
@@ -370,14 +376,15 @@ def optimizer_step(
     cdef const double* c = <const double*> contiguous(coefficients, cnp.NPY_FLOAT64)
     cdef Py_ssize_t n = cnp.PyArray_DIM(coefficients, 0)
     cdef bint single = is_single(parameters)
+    cdef Team* team = call_team(n_threads)
     with nogil, parallel(num_threads=n_threads):
         if single:
             update_span(
-                theta, gradient, memory, optimizer, c, n, threadid(), team_size(), FLOATS
+                theta, gradient, memory, optimizer, c, n, threadid(), join_team(team), FLOATS
             )
         else:
             update_span(
-                theta, gradient, memory, optimizer, c, n, threadid(), team_size(), DOUBLES
+                theta, gradient, memory, optimizer, c, n, threadid(), join_team(team), DOUBLES
             )
 
 

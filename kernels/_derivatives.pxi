@@ -53,11 +53,13 @@ cdef double input_gradient_team(
     const Network* net, const Data* batch, Matrix out, floating* workspace, int n_threads
 ) noexcept nogil:
     """Compute ∂L/∂x and return the mean loss."""
+    cdef Team* team
     if n_threads == 1:
         input_gradient(net, batch, out, workspace, 0, 1)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            input_gradient(net, batch, out, workspace, threadid(), team_size())
+            input_gradient(net, batch, out, workspace, threadid(), join_team(team))
     return penalty(net, workspace) + mean_loss(batch, losses_in(net, batch.x.rows, workspace))
 
 
@@ -206,11 +208,13 @@ cdef void jacobian_team(
     const Network* net, Matrix x, Matrix out, floating* workspace, int n_threads
 ) noexcept nogil:
     """Differentiate all samples."""
+    cdef Team* team
     if n_threads == 1:
         jacobian_blocks(net, x, out, workspace, 0, 1)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            jacobian_blocks(net, x, out, workspace, threadid(), team_size())
+            jacobian_blocks(net, x, out, workspace, threadid(), join_team(team))
 
 
 def network_jacobian(
@@ -264,11 +268,13 @@ cdef void sample_gradients_team(
     floating* kind,
 ) noexcept nogil:
     """Store the gradients of all samples."""
+    cdef Team* team
     if n_threads == 1:
         sample_gradients(net, batch, out, scratch, 0, 1, kind)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            sample_gradients(net, batch, out, scratch, threadid(), team_size(), kind)
+            sample_gradients(net, batch, out, scratch, threadid(), join_team(team), kind)
 
 
 def network_sample_gradients(
@@ -333,11 +339,13 @@ cdef void gradient_norms_team(
     const Network* net, const Data* batch, floating* out, floating* workspace, int n_threads
 ) noexcept nogil:
     """Compute the norms of all samples' gradients."""
+    cdef Team* team
     if n_threads == 1:
         gradient_norms(net, batch, out, workspace, 0, 1)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            gradient_norms(net, batch, out, workspace, threadid(), team_size())
+            gradient_norms(net, batch, out, workspace, threadid(), join_team(team))
 
 
 def network_gradient_norms(
@@ -404,11 +412,13 @@ cdef double factors_team(
     int n_threads,
 ) noexcept nogil:
     """Store a and δ of all samples and return their mean loss."""
+    cdef Team* team
     if n_threads == 1:
         factors(net, batch, inputs, deltas, workspace, 0, 1)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            factors(net, batch, inputs, deltas, workspace, threadid(), team_size())
+            factors(net, batch, inputs, deltas, workspace, threadid(), join_team(team))
     return mean_loss(batch, losses_in(net, batch.x.rows, workspace))
 
 
@@ -972,12 +982,14 @@ cdef void hessian_product_team(
     int n_threads,
 ) noexcept nogil:
     """Multiply the Hessian by a vector."""
+    cdef Team* team
     cdef Product product = product_of(net, batch.x.rows, vector, out, workspace)
     if n_threads == 1:
         hessian_product(net, batch, &product, 0, 1, workspace)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            hessian_product(net, batch, &product, threadid(), team_size(), workspace)
+            hessian_product(net, batch, &product, threadid(), join_team(team), workspace)
 
 
 def network_hessian_product(

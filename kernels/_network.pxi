@@ -315,11 +315,13 @@ cdef void forward_team(
     const Network* net, Matrix x, Matrix out, floating* workspace, int n_threads
 ) noexcept nogil:
     """Run all rows forward."""
+    cdef Team* team
     if n_threads == 1:
         forward_in_team(net, x, out, workspace, 0, 1)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            forward_in_team(net, x, out, workspace, threadid(), team_size())
+            forward_in_team(net, x, out, workspace, threadid(), join_team(team))
 
 
 # --- The loss of a batch ------------------------------------------------------------------
@@ -780,11 +782,13 @@ cdef void sweep_team(
     const Network* net, const Data* batch, floating* workspace, int n_threads
 ) noexcept nogil:
     """Take a batch forward to the losses of its rows."""
+    cdef Team* team
     if n_threads == 1:
         sweep_share(net, batch, workspace, 0, 1)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            sweep_share(net, batch, workspace, threadid(), team_size())
+            sweep_share(net, batch, workspace, threadid(), join_team(team))
 
 
 cdef void sweep_down_single(
@@ -1143,11 +1147,13 @@ cdef void step_team(
     const Network* net, const Data* data, const Step* step, floating* workspace, int n_threads
 ) noexcept nogil:
     """Run one step."""
+    cdef Team* team
     if n_threads == 1:
         train_step(net, data, step, workspace, 0, 1)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            train_step(net, data, step, workspace, threadid(), team_size())
+            train_step(net, data, step, workspace, threadid(), join_team(team))
 
 
 cdef void train_team(
@@ -1155,8 +1161,10 @@ cdef void train_team(
     int n_threads,
 ) noexcept nogil:
     """Run all steps."""
+    cdef Team* team
     if n_threads == 1:
         train_steps(net, data, step, run, workspace, 0, 1)
     else:
+        team = call_team(n_threads)
         with parallel(num_threads=n_threads):
-            train_steps(net, data, step, run, workspace, threadid(), team_size())
+            train_steps(net, data, step, run, workspace, threadid(), join_team(team))

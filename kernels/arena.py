@@ -10,7 +10,7 @@ row, or none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from .catalogue import (
 
 __all__ = [
     "LayerShape",
+    "aligned_empty",
     "aligned_zeros",
     "forward_workspace_size",
     "hessian_workspace_size",
@@ -152,8 +153,29 @@ def aligned_zeros(n: int, dtype: np.dtype | type | str) -> np.ndarray:
     numpy.ndarray of shape (n,)
         A view into a slightly larger buffer.
     """
-    dtype = np.dtype(dtype)
-    buffer = np.zeros(n * dtype.itemsize + CACHE_LINE, dtype=np.uint8)
+    return _aligned(np.zeros, n, np.dtype(dtype))
+
+
+def aligned_empty(n: int, dtype: np.dtype | type | str) -> np.ndarray:
+    """Return a 1-D array of `n` arbitrary elements that starts a cache line (64 bytes).
+
+    Parameters
+    ----------
+    n : int
+        Number of elements.
+    dtype : numpy.dtype or type or str
+        Type of an element.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n,)
+        A view into a slightly larger buffer.
+    """
+    return _aligned(np.empty, n, np.dtype(dtype))
+
+
+def _aligned(make: Callable[..., np.ndarray], n: int, dtype: np.dtype) -> np.ndarray:
+    buffer = make(n * dtype.itemsize + CACHE_LINE, dtype=np.uint8)
     start = -buffer.ctypes.data % CACHE_LINE
     return buffer[start : start + n * dtype.itemsize].view(dtype)
 

@@ -42,6 +42,13 @@ def test_aligned_zeros(n, dtype):
         assert n == 0 or array.ctypes.data % 64 == 0
 
 
+def test_aligned_empty(dtype):
+    array = arena.aligned_empty(15, dtype)
+    assert array.shape == (15,)
+    assert array.dtype == dtype
+    assert array.ctypes.data % 64 == 0
+
+
 @pytest.mark.parametrize("itemsize", [4, 8])
 def test_layers_fill_the_arena_without_overlap(itemsize):
     shapes = [arena.LayerShape(*sizes, code) for code, sizes in enumerate(SIZES)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import warnings
 from pathlib import Path
@@ -62,12 +65,39 @@ def test_set_num_threads():
     assert fm.get_num_threads() == 5
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that :func:`time.monotonic` tells, in a list of one; the threads are awake."""
+    seconds = [1000.0]
+    monkeypatch.setattr(backends, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(backends._calls, "last", seconds[0])
+    return seconds
+
+
 @pytest.mark.parametrize(
-    ("work", "expected"), [(0, 1), (1.9e7, 1), (2e7, 1), (3.9e7, 1), (4e7, 2), (7e7, 3), (1e12, 4)]
+    ("work", "expected"), [(0, 1), (5e6, 1), (9.9e6, 1), (1e7, 2), (1.7e7, 3), (1e12, 4)]
 )
-def test_threads_grow_with_the_work(work, expected):
+def test_threads_grow_with_the_work(clock, work, expected):
     fm.set_num_threads(4)
     assert backends.threads_for(work) == expected
+
+
+@pytest.mark.parametrize(
+    ("pause", "repeats", "expected"), [(0.001, 1, 4), (0.004, 1, 1), (0.004, 3, 3), (0.004, 9, 4)]
+)
+def test_sleeping_threads_are_woken_for_more_work(clock, pause, repeats, expected):
+    fm.set_num_threads(4)
+    clock[0] += pause
+    assert backends.threads_for(2.1e7, repeats) == expected
+
+
+def test_threads_stay_awake_between_calls(clock):
+    fm.set_num_threads(2)
+    used = []
+    for pause in (0.004, 0.002, 0.002, 0.004):
+        clock[0] += pause
+        used.append(backends.threads_for(1.1e7))
+    assert used == [1, 2, 2, 1]
 
 
 def test_threads_can_be_forced_on_small_work():
@@ -112,6 +142,26 @@ def test_affinity_and_quota_limit_the_cores(monkeypatch, quota, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(Path, "read_text", lambda _: quota)
     assert backends.usable_cores() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux places threads")
+@pytest.mark.skipif(not fm.kernels.has_compiled_kernels(), reason="Numba places its own")
+def test_threads_may_run_anywhere_after_they_have_been_woken():
+    code = """
+        import os, time, numpy as np, fastmlp as fm
+        fm.set_num_threads(3, work_per_thread=0)
+        net, x = fm.MLP.from_sizes([4, 5, 3], seed=0), np.ones((50, 4), np.float32)
+        expected = net.forward(x)
+        for _ in range(3):
+            time.sleep(0.05)
+            assert (net.forward(x) == expected).all()
+        threads = [int(name) for name in os.listdir("/proc/self/task")]
+        print(len(threads) > 2, len({frozenset(os.sched_getaffinity(t)) for t in threads}))
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_PROC_BIND"}
+    command = [sys.executable, "-P", "-c", textwrap.dedent(code)]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.stdout.split() == ["True", "1"], process.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastmlp as fm
-from fastmlp import network
+from fastmlp import network, parameters
 
 X = np.random.default_rng(3).normal(size=(7, 4))
 
@@ -74,6 +74,22 @@ def test_gradient_is_laid_out_as_the_parameters(net):
     np.testing.assert_array_equal(grad.to_vector(), np.concatenate(parts))
     # ∂L/∂b of a last linear layer is the mean of o − t.
     np.testing.assert_allclose(grad.biases[-1], (net(X) - X[:, :3]).mean(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_need_no_zeros_to_start_from(every_layer, backend, training, monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(9, every_layer.n_in)), rng.integers(0, every_layer.n_out, 9)
+    twin = copy.deepcopy(every_layer)  # it draws the same masks
+    _, expected = twin.value_and_grad(X, y, training=training)
+    monkeypatch.setattr(
+        parameters.arena, "aligned_empty", lambda n, dtype: np.full(n, np.nan, dtype)
+    )
+    _, grad = every_layer.value_and_grad(X, y, training=training)
+    np.testing.assert_array_equal(grad.to_vector(), expected.to_vector())
+    padding = np.delete(grad.arena, grad.layout.indices)
+    assert len(padding) > 0
+    assert not padding.any()
 
 
 def test_losses_are_their_definitions(net, backend):
