@@ -9,7 +9,7 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
         TILE_ROWS
         TILE_SIZE
         BAND_VECTORS
-        STACKED_TILES
+        STACKED_ROWS
         WIDE_TILE_ROWS
         WIDE_TILE_SIZE
     # As overloads: Cython does not deduce a template's type from an array.
@@ -84,7 +84,7 @@ cdef enum:
     PANEL_ROOM = PANEL_WIDTH + ROW_MULTIPLE  # of a packed panel and a tile of inputs, a step
     PACKING_TILES = 4  # that read a panel in turn repay that it is packed …
     PACKING_ROWS = 8  # … or pairs in the rows of W, if it is near enough as it lies
-    INPUT_ROWS = STACKED_TILES * TILE_ROWS  # of W that BP4 takes at once, of ROW_MULTIPLE at most
+    INPUT_ROWS = STACKED_ROWS  # of W that BP4 takes at once, of ROW_MULTIPLE at most
     INPUT_PANELS = 2  # of δ that repay that these inputs are packed
     SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few
     LISTED_ROWS = 64  # rows of a weight that a few samples take at a time

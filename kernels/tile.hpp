@@ -14,7 +14,7 @@ namespace fastmlp {
 // WIDE_TILE_ROWS × WIDE_TILE_VECTORS. The flatter a tile, the less it loads for each multiply-add;
 // from L1 all that fill the registers are alike within a few per cent.
 #if defined(__AVX512F__)
-enum { VECTOR_BYTES = 64, TILE_ROWS = 8, TILE_VECTORS = 3 };  // 24 of 32 registers hold sums
+enum { VECTOR_BYTES = 64, TILE_ROWS = 9, TILE_VECTORS = 3 };  // 27 of 32 registers hold sums
 enum { WIDE_TILE_ROWS = 3 };
 #elif defined(__AVX__)
 enum { VECTOR_BYTES = 32, TILE_ROWS = 6, TILE_VECTORS = 2 };  // 12 of 16
@@ -48,8 +48,9 @@ constexpr std::ptrdiff_t wide_tile_columns(const T* = nullptr) {
 // follows the sums is worth its beginning.
 enum { BAND_VECTORS = 4 };
 
-// Tiles of any width are stacked where their inputs are read by the cache line.
+// Tiles of any width are stacked where their inputs are read by the cache line, of 16 floats.
 enum { STACKED_TILES = 2, STACKED_VECTORS = STACKED_TILES * TILE_VECTORS };
+enum { STACKED_ROWS = STACKED_TILES * TILE_ROWS < 16 ? STACKED_TILES * TILE_ROWS : 16 };
 
 // Elements of a buffer for the sums of a band, or of a stack, of tiles of any type.
 enum {
@@ -137,7 +138,7 @@ static void multiply_columns(const T* start, const T* a, std::ptrdiff_t a_row,
 
 // Tiles of TILE_ROWS at most, nearly alike, and `columns` ≤ tile_columns, one below the other;
 // reads b and writes c up to a whole vector. A tile of one row would load a vector for each
-// multiply-add and wait for its few sums: 17 rows are better 6 + 6 + 5 than 8 + 8 + 1.
+// multiply-add and wait for its few sums: 19 rows are better 7 + 6 + 6 than 9 + 9 + 1.
 template <typename T>
 static void multiply(const T* start, const T* a, std::ptrdiff_t a_row, std::ptrdiff_t a_step,
                      const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c,
@@ -173,7 +174,7 @@ static inline void copy_tile(const T* a, std::ptrdiff_t a_row, std::ptrdiff_t ro
 template <typename T>
 static void pack(const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth, std::ptrdiff_t columns,
                  T* panel, std::ptrdiff_t width) {
-    constexpr std::ptrdiff_t unit = TILE_ROWS;  // so that whole units are copied without a loop
+    constexpr std::ptrdiff_t unit = 8;  // so that whole units are copied without a loop
     for (std::ptrdiff_t k = 0; k < depth; ++k, b += b_step, panel += width) {
         std::ptrdiff_t j = 0;
         for (; j + unit <= columns; j += unit) std::memcpy(panel + j, b + j, unit * sizeof(T));
