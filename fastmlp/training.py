@@ -249,10 +249,9 @@ def _mean_over_samples(
     if len(sample_weight):
         starts = np.arange(0, len(order), batch_size)
         counts = np.add.reduceat(sample_weight[order], starts, dtype=np.float64)
-    else:
-        counts = np.full(len(losses), batch_size, np.float64)
-        counts[-1] = len(order) - batch_size * (len(losses) - 1)
-    return float(losses @ counts / counts.sum())
+        return float(losses @ counts / counts.sum())
+    n_last = len(order) - batch_size * (len(losses) - 1)
+    return float(losses[:-1].sum() * batch_size + losses[-1] * n_last) / len(order)
 
 
 def _evaluate(plan: _Plan) -> dict[str, float]:
