@@ -50,13 +50,15 @@ OWN = tuple(name for name in COMPETITORS if name.startswith("fastmlp"))
 #: What starts a worker, on the cores whose numbers it is given.
 START = Path(__file__).with_name("start.py")
 
-#: What workers find set. The C library would give large arrays back to the system and take them
-#: again page by page, in some processes and not in others: one step of PyTorch took 4.8 or 11 ms.
-#: NumPy asks for large pages by itself, PyTorch does if it is told to.
+#: What workers find set, so that no process has better or worse luck with its memory than another.
+#: glibc would give large arrays back to the system and take them again page by page, in some
+#: processes and not in others: one step of PyTorch took 4.8 or 11 ms. Large pages spare the
+#: processor the search for small ones; NumPy asks for them if an array is large.
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "THP_MEM_ALLOC_ENABLE": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch's own
 }
 
 #: Threads that measured a ceiling spin for a while before they sleep.

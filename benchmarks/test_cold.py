@@ -92,7 +92,7 @@ def cases(options: Options) -> Iterator[Case]:
     imports = [name for name in names if name != "PyTorch compiled"]
     for name in imports:
         modules = COMPETITORS[name].modules
-        yield cold_case("import", name, lambda m=modules: Import(m), rounds)
+        yield cold_case("import", name, lambda m=modules: Import(m), 3 * rounds)
     for name in names:
         line = f"first training step after it, {PROBLEM}"
         yield cold_case(line, name, lambda name=name: FirstStep(name), rounds)
