@@ -13,6 +13,7 @@ from fastmlp.kernels import load_backend
 from fastmlp.text import aligned_table
 
 from . import comparison, results
+from .measuring import LONG
 from .results import Results
 
 __all__ = ["GROUPS", "run"]
@@ -198,7 +199,7 @@ def print_changes(before: Results, found: Results) -> None:
     for each in turned:
         print(f"  {each}")
     print(
-        f"of the ratios on lines above {1e3 * comparison.LONG:.0f} ms, {len(moved)} differ by more "
+        f"of the ratios on lines above {1e3 * LONG:.0f} ms, {len(moved)} differ by more "
         f"than {100 * comparison.AGREEING:.0f} %"
     )
     for each in moved:

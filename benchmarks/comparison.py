@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .measuring import LONG
 from .results import Results, Row
 
 __all__ = [
     "AGREEING",
-    "LONG",
     "REPETITIONS",
     "Ratio",
     "Slower",
@@ -40,11 +40,8 @@ DRIFTING = 5
 #: Drift that no state of a machine explains: then every case counts by itself.
 LARGEST_DRIFT = 0.12
 
-#: Ratios that differ by no more than this share agree …
+#: Ratios that differ by no more than this share agree.
 AGREEING = 0.15
-
-#: … and are compared on lines whose first case takes longer, in seconds.
-LONG = 1e-3
 
 #: How often a case that looks slower is measured again before that is believed.
 REPETITIONS = 3
@@ -105,7 +102,7 @@ class Ratio:
     sides : tuple of int
         Who is ahead in either run, as :meth:`~fastmlp.benchmarks.results.Line.side` says.
     long : bool
-        Whether the line takes longer than :data:`LONG` in both runs.
+        Whether the line takes longer than :data:`~fastmlp.benchmarks.measuring.LONG` in both runs.
     """
 
     name: str

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from math import ceil
 from pathlib import Path
 from statistics import median, quantiles
 from threading import Timer
@@ -29,6 +30,7 @@ from .competitors import COMPETITORS
 from .problems import Problem
 
 __all__ = [
+    "LONG",
     "OWN",
     "Call",
     "Case",
@@ -66,6 +68,10 @@ SETTLING = 0.02
 
 #: A process that takes longer to get ready is given up.
 PATIENCE = 120.0
+
+#: Where a step takes longer, in seconds, several processes share the rounds: of large arrays, one
+#: process has its memory in places that are up to 20 % better than those of the next.
+LONG = 1e-3
 
 #: Largest difference of results that did the same work, as a share of the largest result.
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
@@ -112,6 +118,11 @@ class Options:
         return 31
 
     @property
+    def processes(self) -> int:
+        """How many processes, one after the other, share the rounds of a long step."""
+        return 1 if self.quick else 4
+
+    @property
     def seconds(self) -> float:
         """How long a timing takes at least."""
         return 0.0015 if self.quick else 0.006
@@ -150,6 +161,9 @@ class Case:
         Rounds, if not those of the options.
     long : bool
         Whether a round is one unit of steps, however short it is wanted.
+    processes : int
+        Jobs, one after the other, that share the rounds if a step of the line's first case takes
+        longer than :data:`LONG`.
     notes : dict
         More about the case, for tables and plots.
     own : bool
@@ -165,6 +179,7 @@ class Case:
     unit: int = 1
     rounds: int | None = None
     long: bool = False
+    processes: int = 1
     notes: Mapping[str, Any] = field(default_factory=dict)
     own: bool = True
     rival: bool = False
@@ -394,6 +409,7 @@ def contest(
             unit=problem.unit,
             notes={"problem": str(problem), "batch_size": problem.batch_size} | notes,
             rounds=options.rounds // 3 if options.quick else options.rounds * 2 // 3,
+            processes=options.processes,
             own=name in OWN,
             rival=name != "fastmlp",
         )
@@ -424,34 +440,67 @@ def measure(
     dict
         By case; the exception where it cannot run, or did something else than it should.
     """
-    jobs = {case: case.open() for case in cases}  # processes start at the same time
+    jobs: dict[Case, Job] = {}
     found: dict[Case, Measurement | Exception] = {}
     try:
-        for case, job in jobs.items():
-            try:
-                found[case] = Measurement(notes=dict(case.notes) | dict(job.prepare()))
-            except (Skipped, AssertionError) as error:
-                found[case] = error
-        running = {c: jobs[c] for c, m in found.items() if isinstance(m, Measurement)}
-        steps = {case: _steps(case, job, options) for case, job in running.items()}
-        rounds = max((case.rounds or options.rounds for case in running), default=0)
+        steps = _start(cases, jobs, found, options)
+        rounds = max((case.rounds or options.rounds for case in steps), default=0)
         for index in range(rounds):
-            active = [case for case in running if index < (case.rounds or options.rounds)]
+            if ending := [case for case in steps if _ends(case, index, cases, found, options)]:
+                _close(ending, jobs, found)
+                steps = {case: n for case, n in steps.items() if case not in ending}
+                steps |= _start(ending, jobs, found, options)
+            active = [case for case in steps if index < (case.rounds or options.rounds)]
             _measure_ceilings(active, found)
             for case in active:
                 # Caches and clock come back from what ran before.
                 warm_up = case.unit if steps[case] > case.unit else 0
-                taken = running[case].run(steps[case], warm_up)
+                taken = jobs[case].run(steps[case], warm_up)
                 found[case].seconds.append(taken / steps[case])
             tick(1 / rounds)
         if not rounds:
             tick(1)
     finally:
-        for case, job in jobs.items():
-            notes = job.close()
-            if isinstance(found.get(case), Measurement):
-                found[case].notes |= notes
+        _close(list(jobs), jobs, found)
     return found
+
+
+def _start(
+    cases: list[Case], jobs: dict[Case, Job], found: dict[Case, Any], options: Options
+) -> dict[Case, int]:
+    """Start jobs, and return the steps that fill a round of those that can run."""
+    jobs |= {case: case.open() for case in cases}  # processes start at the same time
+    for case in cases:
+        try:
+            notes = dict(case.notes) | dict(jobs[case].prepare())
+        except (Skipped, AssertionError) as error:
+            found[case] = error
+            continue
+        found.setdefault(case, Measurement(notes=notes))
+    return {
+        case: _steps(case, jobs[case], options)
+        for case in cases
+        if isinstance(found[case], Measurement)
+    }
+
+
+def _ends(
+    case: Case, index: int, cases: list[Case], found: dict[Case, Any], options: Options
+) -> bool:
+    """Return whether another job is to run a case from a round on."""
+    rounds = case.rounds or options.rounds
+    if not 0 < index < rounds or index % ceil(rounds / case.processes):
+        return False
+    first = found[next(other for other in cases if other.line == case.line)]
+    return isinstance(first, Measurement) and median(first.seconds) > LONG
+
+
+def _close(cases: list[Case], jobs: dict[Case, Job], found: dict[Case, Any]) -> None:
+    """End jobs, and note what they say about themselves."""
+    for case in cases:
+        notes = jobs.pop(case).close()
+        if isinstance(found.get(case), Measurement):
+            found[case].notes |= notes
 
 
 def _steps(case: Case, job: Job, options: Options) -> int:

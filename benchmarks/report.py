@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .measuring import LONG
 from .plots import PLOTS, as_svg
 from .results import DRAW, Pair, Results, behind, draws, table
 
@@ -87,7 +88,8 @@ def _blocks(results: Results) -> Iterator[Block]:
         "the first case in the same round, the median of them, with ≈ if it is a draw; then the "
         "share of the ceiling that binds, multiply-adds in registers or memory traffic, measured "
         "between the rounds; of memory traffic it can pass 100 %, where what is read twice comes "
-        "from a nearer cache the second time."
+        "from a nearer cache the second time. In a full run, where a step takes longer than "
+        f"{1e3 * LONG:.0f} ms, several processes of each library share the rounds."
     )
     yield (
         "Where memory is measured: the most that the process took beyond what it had after its "

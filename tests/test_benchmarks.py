@@ -314,6 +314,42 @@ def test_cases_are_timed_in_turn():
     assert all(yardstick > 0 for yardstick in found[cases[0]].yardsticks)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "started"), [(0.5 * measuring.LONG, "ab"), (2 * measuring.LONG, "ababab")]
+)
+def test_several_jobs_share_the_rounds_of_long_steps(seconds, started):
+    calls, n_closed = [], []
+
+    class Job:
+        def __init__(self, name):
+            self.name = name
+            calls.append(name)
+
+        def prepare(self):
+            if calls.count("b") == 3 and self.name == "b":
+                raise measuring.Skipped("twice is enough")
+            return {}
+
+        def run(self, n_steps, warm_up=0):
+            return seconds * n_steps
+
+        def close(self):
+            n_closed.append(1)
+            return {}
+
+    cases = [
+        measuring.Case("l", name, lambda name=name: Job(name), rounds=6, long=True, processes=3)
+        for name in "ab"
+    ]
+    shares = []
+    found = measuring.measure(cases, OPTIONS, shares.append)
+    assert "".join(calls) == started
+    assert len(n_closed) == len(calls)
+    assert sum(shares) == pytest.approx(1)
+    assert found[cases[0]].seconds == [seconds] * 6
+    assert isinstance(found[cases[1]], Exception) == (len(started) > 2)
+
+
 def test_a_worker_has_its_cores_from_the_start_and_rests_between_requests():
     """Threads that NumPy starts at its import stay where it was imported."""
     process = measuring.Process("NumPy plain", Problem((5, 7, 3), 4, n_batches=1), 1)
