@@ -43,7 +43,8 @@ class Workspaces(threading.local):
         numpy.ndarray
             At least as large as the kernel wants.
         """
-        return self._at_least("forward", min(n_rows, arena.ROW_BLOCK), n_threads)
+        block = arena.row_block(self._layout.table, self._layout.dtype.itemsize)
+        return self._at_least("forward", min(n_rows, block), n_threads)
 
     def training(self, n_rows: int, n_threads: int) -> Array:
         """Return a workspace of the other network kernels.

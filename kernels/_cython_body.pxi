@@ -13,7 +13,7 @@ cdef extern from "team.hpp" namespace "fastmlp" nogil:
         pass
     Team* call_team(int n_threads)
     int join_team(Team* team)
-    void team_barrier()
+    void team_barrier(int n_threads)
 
 include "_scalars.pxi"
 include "_layers.pxi"

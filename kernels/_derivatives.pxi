@@ -971,7 +971,7 @@ cdef void hessian_product(
         sweep_down(net, batch, &share, workspace, panel)
         rates_forward(net, batch, product, first, last, panel)
         rates_backward(net, batch, product, first, last, panel)
-    team_barrier()
+    team_barrier(n_threads)
     store_products(
         net, batch, product, panel_of_thread(net, n, workspace, 0), thread, n_threads, kind
     )

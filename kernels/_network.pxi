@@ -192,9 +192,9 @@ cdef void forward_share(
         x = rows_between(x, share.first, share.last, panel)
         forward_layer(at, activation, x, rows, panel, few)
         return
-    team_barrier()
+    team_barrier(share.n_threads)
     forward_in_columns(at, in_tiles, x, out, share, panel, few)
-    team_barrier()
+    team_barrier(share.n_threads)
     if in_tiles != activation:
         activate_rows(rows, activation, <floating> alpha_of(at.net, at.index), rows)
 
@@ -228,7 +228,15 @@ cdef inline void forward_in_columns(
 
 cdef struct Blocks:  # of rows that go through all layers, and the workspace of a thread
     Py_ssize_t activation_size
+    Py_ssize_t widest_row
     Py_ssize_t room  # for two activations and a panel
+
+
+cdef inline Py_ssize_t row_block_of(const Network* net, floating* kind) noexcept nogil:
+    """Return the most samples that go through all layers together, as arena.row_block says."""
+    if layer_of(net, net.n_layers - 1)[BIAS] * <Py_ssize_t> sizeof(floating) >= FAR_BYTES:
+        return FAR_ROW_BLOCK
+    return ROW_BLOCK
 
 
 cdef inline Blocks blocks_of(const Network* net, Py_ssize_t n, floating* kind) noexcept nogil:
@@ -237,18 +245,19 @@ cdef inline Blocks blocks_of(const Network* net, Py_ssize_t n, floating* kind) n
     for index in range(net.n_layers):
         widest = max(widest, layer_of(net, index)[N_OUT])
         deepest = max(deepest, layer_of(net, index)[N_IN])
-    blocks.activation_size = min(n, ROW_BLOCK) * padded(widest, kind)
+    blocks.widest_row = padded(widest, kind)
+    blocks.activation_size = min(n, row_block_of(net, kind)) * blocks.widest_row
     blocks.room = 2 * blocks.activation_size + deepest * PANEL_ROOM
     return blocks
 
 
 cdef inline Matrix between_layers(
-    const Network* net, Py_ssize_t index, Py_ssize_t n, const Blocks* blocks, floating* workspace
+    const Network* net, Py_ssize_t index, Py_ssize_t n, Py_ssize_t stride, const Blocks* blocks,
+    floating* workspace,
 ) noexcept nogil:
     """Return the place of a layer's output, until that of the next but one is there."""
-    cdef Py_ssize_t n_out = layer_of(net, index)[N_OUT]
     return matrix_at(
-        workspace, index % 2 * blocks.activation_size, n, n_out, padded(n_out, workspace),
+        workspace, index % 2 * blocks.activation_size, n, layer_of(net, index)[N_OUT], stride,
         workspace,
     )
 
@@ -257,8 +266,8 @@ cdef void forward_blocks(
     const Network* net, Matrix x, Matrix out, floating* workspace, int thread, int n_threads
 ) noexcept nogil:
     """Run this thread's blocks of rows forward, with two activations in the workspace."""
-    cdef Py_ssize_t n_blocks = ceil_divide(ceil_divide(x.rows, ROW_BLOCK), n_threads) * n_threads
-    cdef Py_ssize_t block, first, last, index
+    cdef Py_ssize_t rows = row_block_of(net, workspace), block, first, last, index, stride
+    cdef Py_ssize_t n_blocks = ceil_divide(ceil_divide(x.rows, rows), n_threads) * n_threads
     cdef Blocks blocks = blocks_of(net, x.rows, workspace)
     cdef Matrix source, sink
     cdef Passage at
@@ -271,7 +280,8 @@ cdef void forward_blocks(
         for index in range(net.n_layers):
             sink = rows_between(out, first, last, workspace)
             if index < net.n_layers - 1:
-                sink = between_layers(net, index, last - first, &blocks, workspace)
+                stride = padded(layer_of(net, index)[N_OUT], workspace)
+                sink = between_layers(net, index, last - first, stride, &blocks, workspace)
             at = passage_at(net, NULL, index, first, workspace)
             forward_layer(
                 &at, activation_of(net, index), source, sink,
@@ -285,7 +295,8 @@ cdef void forward_columns(
 ) noexcept nogil:
     """Run a few rows forward, in this thread's columns of every layer that has more of them.
 
-    All weights are read, which is what takes the time, by one thread each.
+    All weights are read, which is what takes the time, by one thread each. Rows of all layers
+    lie alike: a thread that is ahead writes where nobody reads but itself.
     """
     cdef Blocks blocks = blocks_of(net, x.rows, workspace)
     cdef Share share = share_of_thread(x.rows, thread, n_threads)
@@ -296,7 +307,7 @@ cdef void forward_columns(
     for index in range(net.n_layers):
         sink = out
         if index < net.n_layers - 1:
-            sink = between_layers(net, index, x.rows, &blocks, workspace)
+            sink = between_layers(net, index, x.rows, blocks.widest_row, &blocks, workspace)
         at = passage_at(net, NULL, index, share.first, workspace)
         forward_share(&at, activation_of(net, index), source, sink, &share, panel)
         source = sink
@@ -305,7 +316,8 @@ cdef void forward_columns(
 cdef inline void forward_in_team(
     const Network* net, Matrix x, Matrix out, floating* workspace, int thread, int n_threads
 ) noexcept nogil:
-    if n_threads > 1 and x.rows <= READ_ROWS:
+    cdef Py_ssize_t rows = row_block_of(net, workspace)
+    if n_threads > 1 and x.rows <= (rows if rows > ROW_BLOCK else READ_ROWS):
         forward_columns(net, x, out, workspace, thread, n_threads)
     else:
         forward_blocks(net, x, out, workspace, thread, n_threads)
@@ -485,19 +497,33 @@ cdef void difference_gradient(
         out[position] = (loss_above - loss_below) / (<double> above - <double> below)
 
 
-cdef void clear_arena_padding(const Network* net, floating* arena) noexcept nogil:
-    """Set to 0 what follows the columns of every weight and bias in an arena."""
-    cdef Py_ssize_t index
+cdef void clear_unfilled(
+    const Network* net, Py_ssize_t n_elements, floating* arena
+) noexcept nogil:
+    """Set to 0 what a gradient does not fill: padding, and what it may leave of other layers.
+
+    The last columns of weights as well, for whole lines are written faster than a few numbers.
+    """
+    cdef Py_ssize_t index, row, first, end
     cdef const int64_t* layer
     for index in range(net.n_layers):
         layer = layer_of(net, index)
-        clear_padding(
-            matrix_at(
-                arena, layer[WEIGHT], parameter_rows(layer), layer[WEIGHT_COLUMNS], layer[STRIDE],
-                arena,
-            ),
-            arena,
-        )
+        if layer[KIND] != DENSE:
+            end = layer_of(net, index + 1)[WEIGHT] if index + 1 < net.n_layers else n_elements
+            clear_lines(arena + layer[WEIGHT], end - layer[WEIGHT])
+            continue
+        for row in range(layer[WEIGHT_ROWS] + 1):
+            first = layer[WEIGHT_COLUMNS] if row < layer[WEIGHT_ROWS] else layer[BIASES]
+            first -= first % ROW_MULTIPLE
+            clear_lines(arena + layer[WEIGHT] + row * layer[STRIDE] + first, layer[STRIDE] - first)
+
+
+cdef inline void clear_lines(floating* out, Py_ssize_t n) noexcept nogil:
+    """Set n elements, a multiple of ROW_MULTIPLE, to 0: without a call, as they are few."""
+    cdef Py_ssize_t line, j
+    for line in range(n // ROW_MULTIPLE):
+        for j in range(ROW_MULTIPLE):
+            out[line * ROW_MULTIPLE + j] = 0
 
 
 # --- A training step: forward, loss, BP1–BP4 and the update -------------------------------
@@ -646,12 +672,12 @@ cdef inline void meet_forward(
     """Where a layer takes statistics of the batch, wait for all of it and take them."""
     if kind_of(at.net, at.index) != BATCH_NORM_TRAINING:
         return
-    team_barrier()
+    team_barrier(share.n_threads)
     batch_moments(
         at, input_of(at.net, at.batch, at.index, workspace), share.thread, share.n_threads,
         workspace,
     )
-    team_barrier()
+    team_barrier(share.n_threads)
 
 
 cdef void sweep_up(
@@ -705,12 +731,12 @@ cdef inline void meet_backward(
     cdef Py_ssize_t n = at.batch.x.rows
     if kind_of(at.net, at.index) != BATCH_NORM_TRAINING:
         return
-    team_barrier()
+    team_barrier(share.n_threads)
     batch_sums(
         at, input_of(at.net, at.batch, at.index, workspace),
         output_of(at.net, at.index, n, True, workspace), share.thread, share.n_threads, workspace,
     )
-    team_barrier()
+    team_barrier(share.n_threads)
 
 
 cdef void sweep_down(
@@ -753,7 +779,7 @@ cdef void carry_share(
         return
     if few:
         clear_padding(rows, panel)
-    team_barrier()
+    team_barrier(share.n_threads)
     if few:
         part = share_of_units(weight.rows, LISTED_ROWS, share.thread, share.n_threads)
         backward_input_few(
@@ -765,7 +791,7 @@ cdef void carry_share(
         backward_input_tiles(
             delta, weight, y_or_z, activation, alpha, out, panel, share.thread, share.n_threads
         )
-    team_barrier()
+    team_barrier(share.n_threads)
 
 
 cdef void sweep_share(
@@ -809,7 +835,7 @@ cdef void sweep_down_single(
         if index and share.first < share.last:
             clear_padding(delta, workspace)
         if share.n_threads > 1:
-            team_barrier()
+            team_barrier(share.n_threads)
         if index == 0:
             backward_weight_few(
                 inputs_of(net, batch, workspace), delta, to, share.thread, share.n_threads,
@@ -895,10 +921,10 @@ cdef inline Py_ssize_t row_of_part(const int64_t* layer, Py_ssize_t part) noexce
     return parameter_rows(layer) * part // NORM_PARTS
 
 
-cdef floating norm_of_part(
+cdef double square_of_part(
     const Network* net, floating* grad, Py_ssize_t part, floating clip_value
 ) noexcept nogil:
-    """Limit the entries of a part of the gradient and return its norm."""
+    """Limit the entries of a part of the gradient and return the square of its norm."""
     cdef Py_ssize_t index, row
     cdef const int64_t* layer
     cdef double total = 0
@@ -908,7 +934,7 @@ cdef floating norm_of_part(
             total += clip_row(
                 grad + layer[WEIGHT] + row * layer[STRIDE], layer[WEIGHT_COLUMNS], clip_value
             )
-    return <floating> sqrt(total)
+    return total
 
 
 cdef void update_part(
@@ -934,20 +960,24 @@ cdef void update_part(
 
 
 cdef void update_clipped(
-    const Network* net, const Step* step, floating* norms, int thread, int n_threads
+    const Network* net, const Step* step, floating* panel, int thread, int n_threads
 ) noexcept nogil:
-    """Clip the stored gradient, and update with it what this thread's parts hold."""
+    """Clip the stored gradient, and update with it what this thread's parts hold.
+
+    The panel, of which all threads need the same, has room for NORM_PARTS numbers of 8 bytes.
+    """
+    cdef double* squares = <double*> panel
     cdef Py_ssize_t first = NORM_PARTS * thread // n_threads, part
     cdef Py_ssize_t last = NORM_PARTS * (thread + 1) // n_threads
     cdef floating limit = <floating> step.clip_value, scale = 1
-    cdef double norm = 0
+    cdef double norm, total = 0
     for part in range(first, last):
         penalize_part(net, part, <floating*> step.grad)
-        norms[part] = norm_of_part(net, <floating*> step.grad, part, limit)
-    team_barrier()
+        squares[part] = square_of_part(net, <floating*> step.grad, part, limit)
+    team_barrier(n_threads)
     for part in range(NORM_PARTS):
-        norm += <double> norms[part] * norms[part]
-    norm = sqrt(norm)
+        total += squares[part]
+    norm = sqrt(total)
     if norm > step.clip_norm:
         scale = <floating> (step.clip_norm / norm)
     for part in range(first, last):
@@ -1043,7 +1073,7 @@ cdef void train_step_in_parts(
                 net, batch, n * part // parts, n * (part + 1) // parts, grads + part * size,
                 workspace, blocks + thread * room, room,
             )
-    team_barrier()
+    team_barrier(n_threads)
     if step.grad is NULL:
         summed.grad = blocks  # which are free once the gradients of the parts are stored
     for part in range(NORM_PARTS * thread // n_threads, NORM_PARTS * (thread + 1) // n_threads):
@@ -1072,16 +1102,16 @@ cdef void train_step_in_layers(
         sweep_down_single(net, batch, step, &share, workspace)
     else:
         sweep_down(net, batch, &share, workspace, panel)
-    team_barrier()
+    team_barrier(n_threads)
     if step.grad is not NULL:
         storing = storing_step(step.grad)
         update_layers(net, batch, &storing, workspace, panels, room, thread, n_threads)
-        team_barrier()
+        team_barrier(n_threads)
         update_clipped(net, step, panels, thread, n_threads)
     elif not single:
         update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
     if net.is_penalized and step.optimizer == STORE:
-        team_barrier()
+        team_barrier(n_threads)
         for part in range(NORM_PARTS):
             if part % n_threads == thread:
                 penalize_part(net, part, <floating*> step.parameters)
@@ -1102,7 +1132,7 @@ cdef void train_step(
         train_step_in_layers(net, batch, step, workspace, thread, n_threads)
     if thread == 0:
         step.mean[0] = added + mean_loss(batch, losses)
-    team_barrier()
+    team_barrier(n_threads)
 
 
 cdef inline Data batch_at(

@@ -19,6 +19,8 @@ from .catalogue import (
     CACHE_LINE,
     CACHE_SET_SPAN,
     CODES,
+    FAR_BYTES,
+    FAR_ROW_BLOCK,
     LAYER_COLUMNS,
     PACKED_BYTES,
     PANEL_WIDTH,
@@ -36,12 +38,13 @@ __all__ = [
     "layer_table",
     "notes_size",
     "panel_size",
+    "row_block",
     "row_stride",
     "sample_workspace_size",
     "training_workspace_size",
 ]
 
-N_IN, N_OUT, KIND = (LAYER_COLUMNS.index(name) for name in ("N_IN", "N_OUT", "KIND"))
+N_IN, N_OUT, BIAS, KIND = map(LAYER_COLUMNS.index, ("N_IN", "N_OUT", "BIAS", "KIND"))
 DENSE = CODES["DENSE"]
 NORMS = tuple(CODES[name] for name in ("LAYER_NORM", "BATCH_NORM", "BATCH_NORM_TRAINING"))
 
@@ -247,6 +250,24 @@ def panel_size(depth: int, n_threads: int = 1, *, n_panels: int = 1) -> int:
     return n_threads * depth * (n_panels * PANEL_WIDTH + ROW_MULTIPLE)
 
 
+def row_block(layers: np.ndarray, itemsize: int) -> int:
+    """Return how many samples go through all layers together in a forward pass, at most.
+
+    Parameters
+    ----------
+    layers : numpy.ndarray of int64, shape (n_layers, 12)
+        The network.
+    itemsize : int
+        Bytes of an element.
+
+    Returns
+    -------
+    int
+        More for a network whose parameters lie far away.
+    """
+    return FAR_ROW_BLOCK if layers[-1, BIAS] * itemsize >= FAR_BYTES else ROW_BLOCK
+
+
 def forward_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
     """Return the elements of workspace of `network_forward`, bounded for any `n_rows`.
 
@@ -268,7 +289,8 @@ def forward_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_thr
     """
     stride = row_stride(int(layers[:, N_OUT].max()), itemsize)
     return n_threads * (
-        2 * min(n_rows, ROW_BLOCK) * stride + panel_size(int(layers[:, N_IN].max()))
+        2 * min(n_rows, row_block(layers, itemsize)) * stride
+        + panel_size(int(layers[:, N_IN].max()))
     )
 
 

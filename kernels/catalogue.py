@@ -26,6 +26,8 @@ __all__ = [
     "PACKED_BYTES",
     "PANEL_WIDTH",
     "ROW_BLOCK",
+    "FAR_ROW_BLOCK",
+    "FAR_BYTES",
     "ROW_MULTIPLE",
     "SETTING_COLUMNS",
     "TAKES_Z",
@@ -643,8 +645,10 @@ PANEL_WIDTH = 48
 #: Most bytes of panels that are packed for a thread at once: half of a small L2 cache.
 PACKED_BYTES = 524288
 
-#: Samples that go through all layers together where only the output is wanted.
-ROW_BLOCK = 96
+#: Samples that go through all layers together where only the output is wanted; more where the
+#: parameters have FAR_BYTES, as every block reads all of them from beyond the second cache.
+ROW_BLOCK, FAR_ROW_BLOCK = 96, 384
+FAR_BYTES = 2097152
 
 #: Most samples of a call that may go without the checks.
 QUICK_ROWS = 256
@@ -686,6 +690,8 @@ CODES: dict[str, int] = {
     "CACHE_SET_SPAN": CACHE_SET_SPAN,
     "PANEL_WIDTH": PANEL_WIDTH,
     "ROW_BLOCK": ROW_BLOCK,
+    "FAR_ROW_BLOCK": FAR_ROW_BLOCK,
+    "FAR_BYTES": FAR_BYTES,
     "QUICK_ROWS": QUICK_ROWS,
     "NORM_PARTS": NORM_PARTS,
 }

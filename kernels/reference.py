@@ -1831,7 +1831,9 @@ def network_train(
             _step(theta, slope, memory, optimizer, coefficients[step])
         if averaging.size:
             share = parameters.dtype.type(averaging[step])
-            state[-1] += share * (parameters - state[-1])
+            averages = _parts(layers, state[-1])
+            for average, theta in zip(averages, _parts(layers, parameters), strict=True):
+                average += share * (theta - average)
 
 
 def _note_batch(
@@ -2188,9 +2190,9 @@ def network_factors(
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
-    settings : array of float64, shape (n_layers, 4)
+    settings : array of float64, shape (n_layers, 6)
         The table of settings.
     parameters : array of shape (n_elements,)
         The arena.
@@ -2248,7 +2250,7 @@ def factor_norms(layers: Indices, inputs: Array, deltas: Array, out: Array) -> N
 
     Parameters
     ----------
-    layers : array of int64, shape (n_layers, 11)
+    layers : array of int64, shape (n_layers, 12)
         The layer table.
     inputs : array of shape (n_samples, Σ n_in)
         a of every layer, from :func:`network_factors`.

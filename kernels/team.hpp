@@ -1,8 +1,6 @@
 // A team of threads inside a parallel block: OpenMP's words that Cython lacks, and waking a team.
 #pragma once
 
-#include <vector>
-
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -14,6 +12,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <vector>
 #endif
 
 namespace fastmlp {
@@ -57,10 +56,10 @@ inline Team* call_team(int n_threads) {
     constexpr auto pause = std::chrono::milliseconds(1);  // long beside a few system calls
     static thread_local Team team;
     const auto now = std::chrono::steady_clock::now();
+    team.helpers.resize(n_threads);  // those beyond have ended, and others may have their ids
     if (now - team.called > pause && omp_get_proc_bind() == omp_proc_bind_false)
         place(team.helpers);
     team.called = now;
-    if (int(team.helpers.size()) < n_threads) team.helpers.resize(n_threads);
     return &team;
 }
 
@@ -96,8 +95,10 @@ inline int join_team(Team*) {
 
 #endif
 
-// Wait until all of the team are here.
-static inline void team_barrier() {
+// Wait until all of the team are here. One thread has no team of its own, and must not wait for
+// that of a program which calls from within a parallel block.
+static inline void team_barrier(int n_threads) {
+    if (n_threads == 1) return;
 #pragma omp barrier
 }
 
