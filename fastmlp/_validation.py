@@ -639,7 +639,8 @@ def _as_labels(array: NDArray[Any], n_out: int, loss: Loss, argument: str) -> ND
             f"{argument} must hold integer labels or rows of {n_out} {kind}, "
             f"got {array.dtype} of shape {array.shape}"
         )
-    labels = _for_kernels(array, np.dtype(np.int64))
+    # A copy: kernels index by labels, which another thread or a callback may change meanwhile.
+    labels = np.array(array, np.int64, order="C")
     # Seen without sign, a negative label is a huge one: one pass finds both.
     if labels.view(np.uint64).max() >= n_out:
         index = int((labels.view(np.uint64) >= n_out).argmax())

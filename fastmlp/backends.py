@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from types import ModuleType
@@ -68,6 +69,11 @@ class Threads:
 
     n: int
     work_per_thread: float = WORK_PER_THREAD
+
+    @cached_property
+    def serial_work(self) -> float:
+        """Operations from which on a call may use several threads."""
+        return math.inf if self.n == 1 else 2 * self.work_per_thread
 
 
 class Calls(threading.local):
@@ -274,7 +280,7 @@ def threads_for(work: float, repeats: int = 1) -> int:
         From 1 to :func:`get_num_threads`.
     """
     threads = _threads
-    if threads.n == 1 or work < 2 * threads.work_per_thread:
+    if work < threads.serial_work:
         return 1
     began = monotonic()
     paused, _calls.last = began > _calls.last + PAUSE, began
@@ -294,7 +300,7 @@ def serial_work() -> float:
     """
     if (_backend_in_context.get() or _default_backend) != "cython":
         return 0.0
-    return math.inf if _threads.n == 1 else 2 * _threads.work_per_thread
+    return _threads.serial_work
 
 
 # --- Report -------------------------------------------------------------------------------

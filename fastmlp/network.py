@@ -30,10 +30,10 @@ from ._validation import (
     real_array,
 )
 from .activations import CustomActivation
-from .backends import current_kernels, get_backend, threads_for
+from .backends import current_kernels, get_backend, serial_work, threads_for
 from .factors import FactoredGradient
 from .initializers import Initializer
-from .kernels import catalogue
+from .kernels import arena, catalogue
 from .layers import Dense, Dropout, Layer
 from .losses import Loss
 from .parameters import Gradient, Layout, Parameters
@@ -388,7 +388,7 @@ class MLP:
             If `X` or `out` does not fit.
         """
         if self._quick is not None:
-            answer = self._quick.forward(X, out)
+            answer = self._quick.forward(X, out, serial_work())
             if answer is not None:
                 return answer
         x, single = as_samples(X, self._n_in, self.dtype)
@@ -441,7 +441,8 @@ class MLP:
     def _blocks(self, n: int) -> Iterable[slice]:
         """Cut n samples into blocks; not by time, so that sums do not depend on it."""
         rows = int(WORK_PER_CALL / self._layout.work_per_sample)
-        rows = min(max(rows, catalogue.ROW_BLOCK), ROWS_PER_CALL)
+        block = arena.row_block(self._layout.table, self.dtype.itemsize)
+        rows = min(max(rows, block), ROWS_PER_CALL)
         return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
 
     def loss(

@@ -197,6 +197,9 @@ class Optimizer(ABC):
     #: Hyperparameters whose products over all steps the update rule needs.
     factors: ClassVar[tuple[str, ...]] = ()
 
+    #: Grows whenever anything but the count of steps may have changed.
+    changes: ClassVar[int] = 0
+
     _: KW_ONLY
     decoupled_weight_decay: bool = _choice(False, True)
     clip_value: float | None = _limit()
@@ -210,7 +213,7 @@ class Optimizer(ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         field = self.__dataclass_fields__.get(name)
         super().__setattr__(name, _checked(field, value) if field else value)
-        vars(self)["_changes"] = self.changes + 1
+        vars(self)["changes"] = self.changes + 1
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -235,11 +238,6 @@ class Optimizer(ABC):
     def step_count(self) -> int:
         """Updates so far."""
         return self._step_count
-
-    @property
-    def changes(self) -> int:
-        """Number that grows whenever anything but the count of steps may have changed."""
-        return vars(self).get("_changes", 0)
 
     @property
     def has_constants(self) -> bool:
@@ -372,7 +370,7 @@ class Optimizer(ABC):
             key = f"product_of_{name}"
             other._products[name] = [check_real(f"state[{key!r}]", state[key], "[0, 1]")]
         other._first_step = other.step_count
-        vars(self).update(vars(other) | {"_changes": self.changes + 1})
+        vars(self).update(vars(other) | {"changes": self.changes + 1})
 
     def averaged(self, net: MLP) -> MLP:
         """Copy a network with the average of its parameters, to be evaluated or saved.
@@ -446,7 +444,7 @@ class Optimizer(ABC):
         n_steps : int
             Number of steps.
         """
-        vars(self)["_step_count"] += n_steps  # no change of what is to come
+        self.__dict__["_step_count"] += n_steps  # no change of what is to come
 
     def coefficients(self, n_steps: int, row: catalogue.Optimizer) -> NDArray[np.float64]:
         """Return the scalars of the next steps, in the order that the kernels read them.

@@ -30,8 +30,9 @@ GRADIENT_WORK = 3
 LEAST_ROWS, MOST_ROWS = 16, kernels.catalogue.QUICK_ROWS
 QUICK_WORK = 2e6
 
-#: Steps whose scalars are computed together.
-STEPS_AHEAD = 64
+#: Steps whose scalars are computed together: at first, and at most when one batch of them after the
+#: other has been used up.
+STEPS_AHEAD, MOST_STEPS_AHEAD = 16, 256
 
 
 class Quick:
@@ -41,11 +42,19 @@ class Quick:
     ----------
     parameters : Parameters
         Of the network.
+
+    Attributes
+    ----------
+    forward : callable
+        Returns the outputs for a sample or a few, or None if something must be looked at first.
+        Takes the samples, the array that receives the outputs or None for a new one, either of
+        which may be anything, and :func:`~fastmlp.backends.serial_work`.
     """
 
     def __init__(self, parameters: Parameters) -> None:
         layout = parameters.layout
         self._parameters = parameters
+        self._step_share = layout.exchange / GRADIENT_WORK
         self._module = kernels.load_backend("cython")
         n_rows = min(max(LEAST_ROWS, int(QUICK_WORK / layout.work_per_sample)), MOST_ROWS)
         size = arena.training_workspace_size(layout.table, n_rows, layout.dtype.itemsize, 1)
@@ -59,10 +68,11 @@ class Quick:
             layout.work_per_sample,
             layout.work(1),
         )
+        self.forward = self._caller.forward
         self._n_out = int(layout.table[-1, kernels.catalogue.CODES["N_OUT"]])
         self._objectives: dict[str, Any] = {}
-        self._rule: tuple[Callable[[], Optimizer | None], int, int, list[Any]]
-        self._rule = (lambda: None), 0, 0, []
+        self._rule: tuple[Callable[[], Optimizer | None], int, int, int, list[Any]]
+        self._rule = (lambda: None), 0, 0, 0, []
 
     def remember(self, loss: Loss) -> None:
         """Take a loss that fits the network, if targets of its kind can be taken unchecked.
@@ -89,24 +99,7 @@ class Quick:
             It has this network.
         """
         if self._rule[0]() is not optimizer:
-            self._keep(optimizer, -1, [])  # prepared when it is called
-
-    def forward(self, x: Any, out: Any = None) -> Array | None:
-        """Return the outputs.
-
-        Parameters
-        ----------
-        x : array_like
-            A sample or a few, or anything else.
-        out : object, optional
-            What receives the outputs.
-
-        Returns
-        -------
-        numpy.ndarray of shape (n_out,) or (n_samples, n_out), or None
-            `out` or a new array; None if something must be looked at first.
-        """
-        return self._caller.forward(x, out, serial_work())
+            self._keep(optimizer, -1, 0, [])  # prepared when it is called
 
     def value_and_grad(self, x: Any, y: Any, loss: Any) -> tuple[float, Array] | None:
         """Return the mean loss and its derivatives.
@@ -160,29 +153,31 @@ class Quick:
         objective = self._objectives.get(loss) if type(loss) is str else None
         if objective is None:
             return None
-        reference, changes, first, kept = self._rule
+        reference, changes, first, n_steps, kept = self._rule
         owner = reference()
         if owner is None or owner is not optimizer:
             return None
-        limit = serial_work() / GRADIENT_WORK * self._parameters.layout.exchange
+        limit = serial_work() * self._step_share
         index = owner.step_count - first
-        if not 0 <= index < STEPS_AHEAD or changes != owner.changes:
+        if not 0 <= index < n_steps or changes != owner.changes:
             if not self._caller.takes(x, y, objective, limit) or not owner.has_constants:
                 return None
-            index, kept = 0, self._prepare(owner)
+            used_up = index == n_steps and changes == owner.changes
+            index, kept = 0, self._prepare(owner, 4 * n_steps if used_up else STEPS_AHEAD)
         value = self._caller.train_step(x, y, objective, kept[0], index, limit)
         if value is not None:
             owner.advance(1)
         return value
 
-    def _prepare(self, optimizer: Optimizer) -> list[Any]:
-        """Return a list with the rule of the steps to come."""
-        steps = optimizer.prepare(self._parameters, STEPS_AHEAD)
+    def _prepare(self, optimizer: Optimizer, n_steps: int) -> list[Any]:
+        """Return a list with the rule of the steps to come, so many at most."""
+        n_steps = min(n_steps, MOST_STEPS_AHEAD)
+        steps = optimizer.prepare(self._parameters, n_steps)
         rule = self._module.Rule(steps.row.code, steps.state, steps.coefficients)
-        return self._keep(optimizer, optimizer.changes, [rule])
+        return self._keep(optimizer, optimizer.changes, n_steps, [rule])
 
-    def _keep(self, optimizer: Optimizer, changes: int, kept: list[Any]) -> list[Any]:
+    def _keep(self, optimizer: Optimizer, changes: int, n_steps: int, kept: list[Any]) -> list[Any]:
         """Remember a rule, with the optimizer's state in it, as long as there is the optimizer."""
         reference = weakref.ref(optimizer, lambda _: kept.clear())
-        self._rule = reference, changes, optimizer.step_count, kept
+        self._rule = reference, changes, optimizer.step_count, n_steps, kept
         return kept

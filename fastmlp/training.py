@@ -140,10 +140,7 @@ def _checked_batch(
     if array.ndim != 2:
         expected = f"(n_samples, {net.n_in})"
         raise ValueError(f"{arguments[0]} must have shape {expected}, got {array.shape}")
-    objective, batch = check_batch(net, array, y, loss, sample_weight, arguments, finite=True)
-    # Kernels index by labels that are checked only here: 8 bytes a sample keep a callback
-    # that changes y from sending them out of bounds.
-    return objective, batch._replace(labels=batch.labels.copy())
+    return check_batch(net, array, y, loss, sample_weight, arguments, finite=True)
 
 
 def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:

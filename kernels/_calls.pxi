@@ -213,13 +213,14 @@ cdef class Caller:
         cdef Data data
         cdef Step step
         cdef cnp.ndarray grad
+        cdef Py_ssize_t n_elements = cnp.PyArray_DIM(self.parameters, 0)
         if not self.describe(x, y, objective, limit, labels, &data):
             return None
         grad = aligned_like(self.parameters)
         if self.kind == cnp.NPY_FLOAT32:
-            clear_arena_padding(&self.net, <float*> cnp.PyArray_DATA(grad))
+            clear_unfilled(&self.net, n_elements, <float*> cnp.PyArray_DATA(grad))
         else:
-            clear_arena_padding(&self.net, <double*> cnp.PyArray_DATA(grad))
+            clear_unfilled(&self.net, n_elements, <double*> cnp.PyArray_DATA(grad))
         step = storing_step(cnp.PyArray_DATA(grad))
         return self.run(&data, &step), grad
 
@@ -316,7 +317,6 @@ cdef cnp.ndarray aligned_like(cnp.ndarray vector):
     cdef cnp.npy_intp n = cnp.PyArray_DIM(vector, 0), padding = ROW_MULTIPLE
     cdef cnp.npy_intp size = n + padding
     cdef cnp.ndarray block = cnp.PyArray_EMPTY(1, &size, cnp.PyArray_TYPE(vector), 0)
-    cdef cnp.npy_intp itemsize = cnp.PyArray_ITEMSIZE(block)
     cdef size_t skipped = -<size_t> cnp.PyArray_DATA(block) % CACHE_LINE
     cdef cnp.ndarray view = cnp.PyArray_SimpleNewFromData(
         1, &n, cnp.PyArray_TYPE(vector), <char*> cnp.PyArray_DATA(block) + skipped

@@ -224,6 +224,21 @@ struct Rows {
     std::ptrdiff_t n;
 };
 
+// Calls rule(θ, g) for the last weights of a row, fewer than 2·LANES: in ever smaller vectors.
+template <bool ONE, int LANES, typename T, typename Rule>
+static inline void sweep_end(const Samples<T>& samples, std::ptrdiff_t r, std::ptrdiff_t j,
+                             std::ptrdiff_t columns, T* theta, Rule rule) {
+    using Vector = typename Pack<T, LANES>::type;
+    if (j + LANES <= columns) {
+        Vector sum[1];
+        outer_sums<ONE>(samples, r, j, sum);
+        Vector& place = *reinterpret_cast<Vector*>(theta + j);
+        place = rule(place, sum[0]);
+        j += LANES;
+    }
+    if constexpr (LANES > 1) sweep_end<ONE, LANES / 2>(samples, r, j, columns, theta, rule);
+}
+
 // Calls rule(θ, g) for each weight of some rows, g = Σᵢ xᵢ dᵢᵀ, and keeps what it returns.
 template <bool ONE, typename T, typename Rule>
 static inline void sweep_outer(const Samples<T>& samples, Rows rows, std::ptrdiff_t columns,
@@ -236,7 +251,6 @@ static inline void sweep_outer(const Samples<T>& samples, Rows rows, std::ptrdif
         T* theta = weight + r * weight_row;
         const T* later = weight + rows.list[std::min(i + ahead, rows.n - 1)] * weight_row;
         Vector sums[several], sum[1];
-        T rest[1];
         std::ptrdiff_t j = 0;
         for (; j + several * width <= columns; j += several * width) {
 #pragma GCC unroll 4
@@ -253,10 +267,7 @@ static inline void sweep_outer(const Samples<T>& samples, Rows rows, std::ptrdif
             Vector& place = *reinterpret_cast<Vector*>(theta + j);
             place = rule(place, sum[0]);
         }
-        for (; j < columns; ++j) {
-            outer_sums<ONE>(samples, r, j, rest);
-            theta[j] = rule(theta[j], rest[0]);
-        }
+        sweep_end<ONE, width / 2>(samples, r, j, columns, theta, rule);
     }
 }
 

@@ -66,9 +66,13 @@ constexpr bool is_far(const T*, std::ptrdiff_t step) {
     return step * std::ptrdiff_t(sizeof(T)) >= FORESEEN_STEP;
 }
 
-template <typename T>
+template <typename T, int LANES = vector_width<T>()>
 struct Pack {  // a vector that may lie at any element
-    typedef T type __attribute__((vector_size(VECTOR_BYTES), aligned(alignof(T)), may_alias));
+    typedef T type __attribute__((vector_size(LANES * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+template <typename T>
+struct Pack<T, 1> {
+    using type = T;
 };
 
 // c[r, j] = start[j] + Σₖ a[r·a_row + k·a_step] · b[k·b_step + j]: ROWS × VECTORS sums, rows of c

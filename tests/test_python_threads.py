@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastmlp as fm
-from fastmlp import backends, quick
+from fastmlp import backends, network, quick
 
 N_THREADS = 8
 
@@ -157,7 +157,8 @@ OPTIMIZER = fm.SGD(0.1)
 @pytest.mark.parametrize("n_samples", [1, 16, 40])
 def test_kernels_run_without_the_gil(compiled, patient, monkeypatch, call, n_samples):
     """A thread that waits gets the GIL before the kernel of the other one has ended."""
-    monkeypatch.setattr(quick, "serial_work", lambda: math.inf if compiled == "cython" else 0)
+    for module in (network, quick):
+        monkeypatch.setattr(module, "serial_work", lambda: math.inf if compiled == "cython" else 0)
     width = {1: 3000, 16: 2000, 40: 1500}[n_samples]
     net = fm.MLP.from_sizes([100, width, width, 10], seed=0)
     rng = np.random.default_rng(1)

@@ -48,20 +48,22 @@ def samples(dtype="float32", n=7, n_in=SIZES[0]):
 @pytest.fixture
 def count_quick(monkeypatch):
     """Count the quick calls that gave an answer."""
-    answered = []
+    answered, first = [], quick.Quick.__init__
 
-    def counted(name):
-        method = getattr(quick.Quick, name)
-
-        def call(self, *arguments):
-            answer = method(self, *arguments)
+    def counted(name, method):
+        def call(*arguments):
+            answer = method(*arguments)
             answered.extend([name] * (answer is not None))
             return answer
 
-        monkeypatch.setattr(quick.Quick, name, call)
+        return call
 
-    for name in ("forward", "value_and_grad", "train_step"):
-        counted(name)
+    def init(self, *arguments):
+        first(self, *arguments)
+        for name in ("forward", "value_and_grad", "train_step"):
+            setattr(self, name, counted(name, getattr(self, name)))
+
+    monkeypatch.setattr(quick.Quick, "__init__", init)
     return answered
 
 
@@ -172,6 +174,18 @@ def test_gradient_is_that_of_a_first_call(count_quick, dtype, loss, target):
     assert ("value_and_grad" in count_quick) == unchecked
 
 
+def test_gradients_need_no_zeros_to_start_from(count_quick, every_layer):
+    unbiased = fm.MLP([fm.Dense(5, 4, "tanh", bias=False), fm.Dense(4, 3, bias=False)], seed=0)
+    for net in (every_layer, unbiased):
+        x = np.random.default_rng(0).normal(size=net.n_in).astype(net.dtype)
+        _, expected = net.value_and_grad(x, 1)
+        junk = [np.full(net.parameters.layout.n_elements + 16, np.nan, net.dtype) for _ in range(9)]
+        del junk  # whose memory comes next
+        _, grad = net.value_and_grad(x, 1)
+        np.testing.assert_array_equal(grad.arena, expected.arena)
+    assert count_quick == ["value_and_grad"] * 2
+
+
 @pytest.mark.parametrize("strange", ["short", "read-only", "float64", "of X", "of the network"])
 def test_outputs_that_do_not_fit_are_refused(strange):
     net, x = make_net(sizes=(3, 3)), samples(n_in=3)[0]
@@ -220,14 +234,14 @@ def test_labels_out_of_range_are_refused():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_are_those_of_fit(count_quick, dtype, name):
-    X = samples(dtype, 150)
-    y = np.random.default_rng(2).integers(3, size=150)
+    n = quick.STEPS_AHEAD * (1 + 4 + 16) + quick.MOST_STEPS_AHEAD + 3
+    X, y = samples(dtype, n), np.random.default_rng(2).integers(3, size=n)
     stepped, fitted = make_net(dtype), make_net(dtype)
     optimizer, other = OPTIMIZERS[name](), OPTIMIZERS[name]()
     losses = [stepped.train_step(x, int(t), optimizer=optimizer) for x, t in zip(X, y, strict=True)]
     history = fitted.fit(X, y, optimizer=other, epochs=1, batch_size=1, shuffle=False, verbose=0)
     np.testing.assert_array_equal(stepped.get_parameters(), fitted.get_parameters())
-    assert optimizer.step_count == other.step_count == 150
+    assert optimizer.step_count == other.step_count == n
     np.testing.assert_allclose(np.mean(losses), history.loss[0], rtol=1e-6)
     is_quick = name not in ("schedule", "clipped", "average")
     assert ("train_step" in count_quick) == is_quick
