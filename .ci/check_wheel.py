@@ -1,9 +1,12 @@
 """Check what a wheel holds: every instruction set, nothing generated, and not too much."""
 
+import platform
 import sys
 import zipfile
 
 MAX_MEGABYTES = 10
+
+SETS = ("base", "v3", "v4") if platform.machine() in ("x86_64", "AMD64") else ("base",)
 
 
 def main(path: str) -> None:
@@ -15,7 +18,8 @@ def main(path: str) -> None:
     generated = [name for name in names if name.endswith((".cpp", "_codes.pxi", "_formats.hpp"))]
     if generated:
         sys.exit(f"generated files in the wheel: {generated}")
-    for needed in ("_processor", "_cython_base", "reference.py", "digits.npz", "py.typed"):
+    extensions = ["_processor", *(f"_cython_{name}" for name in SETS)]
+    for needed in (*extensions, "reference.py", "digits.npz", "py.typed"):
         if not any(needed in name for name in names):
             sys.exit(f"{needed} is missing from the wheel")
     if megabytes > MAX_MEGABYTES:

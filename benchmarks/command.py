@@ -137,7 +137,8 @@ def print_tables(found: Results) -> None:
         for line in lines:
             print(f"\n{line.name}\n{aligned_table(results.table(line))}")
     lost, even = results.behind(found), results.draws(found)
-    print(f"\nfastmlp is not the fastest on {len(lost)} of {len(found.lines)} lines")
+    n_contested = len(results.contested(found))
+    print(f"\nfastmlp is not the fastest on {len(lost)} of {n_contested} lines with others")
     for each in lost:
         print(f"  {each}: {each.ratio:.2f} ({each.reason})")
     print(f"\nsomebody is as good, and nobody ahead, on {len(even)}")

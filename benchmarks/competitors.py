@@ -189,7 +189,7 @@ def numpy_in_place(problem: Problem) -> Job:
     deltas, slopes = [np.empty_like(a) for a in values], [np.empty_like(a) for a in values]
     batches = [(np.atleast_2d(x), y) for x, y in problem.batches()]
     visits, rows, steps = _visits(batches), np.arange(n), 0
-    outer = np.multiply if problem.single else np.matmul
+    outer = np.multiply if n == 1 else np.matmul
 
     def forward(x: Array, outputs: list[Array]) -> Array:
         for index, ((W, b), out) in enumerate(zip(layers, outputs, strict=True)):
@@ -267,12 +267,12 @@ def numpy_in_place(problem: Problem) -> Job:
 
 
 def sklearn(problem: Problem) -> Job:
-    """scikit-learn's ``MLPClassifier`` by ``partial_fit``, forward by ``predict_proba``."""
+    """scikit-learn's ``MLPClassifier``: epochs of ``partial_fit``, or ``predict_proba``."""
     from sklearn.neural_network import MLPClassifier
 
     if problem.loss != "cross_entropy" or problem.job == "gradient":
         raise ImportError("measured for training and outputs of classifiers only")
-    batches = [(np.atleast_2d(x), np.atleast_1d(y)) for x, y in problem.batches()]
+    x, y = problem.samples()
     net = MLPClassifier(
         problem.sizes[1:-1],
         activation=problem.activation,
@@ -282,9 +282,10 @@ def sklearn(problem: Problem) -> Job:
         learning_rate_init=problem.learning_rate,
         momentum=0.0,
         nesterovs_momentum=False,
+        shuffle=False,
     )
     # This makes the arrays and the optimizer.
-    net.partial_fit(*batches[0], classes=np.arange(problem.sizes[-1]))
+    net.partial_fit(x[:1], y[:1], classes=np.arange(problem.sizes[-1]))
     for coef, intercept, (W, b) in zip(
         net.coefs_, net.intercepts_, problem.initial_parameters(), strict=True
     ):
@@ -293,18 +294,20 @@ def sklearn(problem: Problem) -> Job:
         for moment in (*net._optimizer.ms, *net._optimizer.vs):
             moment[...] = 0
         net._optimizer.t = 0
-    visits = _visits(batches)
+        # It adds epsilon before it corrects the bias: others' 1e-8 is this there.
+        kind = type(net._optimizer)
+        epsilon = property(lambda self: 1e-8 * sqrt(1 - 0.999**self.t), lambda self, value: None)
+        net._optimizer.__class__ = type(kind.__name__, (kind,), {"epsilon": epsilon})
 
     def train(n_steps: int) -> None:
-        for x, y in visits(n_steps):
-            if problem.job == "adam":
-                # It adds epsilon before it corrects the bias: others' 1e-8 is this there.
-                net._optimizer.epsilon = 1e-8 * sqrt(1 - 0.999 ** (net._optimizer.t + 1))
+        for _ in range(n_steps // problem.n_batches):
             net.partial_fit(x, y)
 
+    first = x[: problem.batch_size]
+
     def forward(n_steps: int) -> None:
-        for x, _ in visits(n_steps):
-            net.predict_proba(x)
+        for _ in range(n_steps):
+            net.predict_proba(first)
 
     # Its outputs are probabilities: their logarithms are logits, up to a constant of each row.
     return Job(
@@ -320,14 +323,14 @@ def torch(problem: Problem, compiled: bool = False) -> Job:
     activation = {"relu": th.nn.ReLU, "tanh": th.nn.Tanh}[problem.activation]
     modules: list[th.nn.Module] = []
     for W, b in problem.initial_parameters():
-        weight = th.from_numpy(W)
+        weight = th.from_numpy(W).clone()  # where PyTorch's own memory begins
         layer = th.nn.utils.skip_init(th.nn.Linear, W.shape[1], W.shape[0], dtype=weight.dtype)
-        layer.weight.data, layer.bias.data = weight, th.from_numpy(b)
+        layer.weight.data, layer.bias.data = weight, th.from_numpy(b).clone()
         modules += [layer, activation()]
     net = th.nn.Sequential(*modules[:-1])
     make = th.optim.Adam if problem.job == "adam" else th.optim.SGD
     optimizer = make(net.parameters(), lr=problem.learning_rate, fused=True)
-    batches = [(th.from_numpy(x), th.as_tensor(y)) for x, y in problem.batches()]
+    batches = [(th.from_numpy(x).clone(), th.as_tensor(y)) for x, y in problem.batches()]
     visits = _visits(batches)
 
     def loss(x: th.Tensor, y: th.Tensor) -> th.Tensor:
@@ -367,7 +370,7 @@ def torch_compiled(problem: Problem) -> Job:
     return torch(problem, compiled=True)
 
 
-def jax(problem: Problem) -> Job:
+def jax(problem: Problem, scanned: bool = False) -> Job:
     """JAX, one compiled function a step, with donated parameters and optimizer state."""
     import jax as jx
     import jax.numpy as jnp
@@ -405,16 +408,30 @@ def jax(problem: Problem) -> Job:
         )
         return parameters, (m, v)
 
+    rule = sgd if problem.job == "sgd" else adam
+
+    def epoch(parameters, state, step, x, y):
+        def update(carried, batch):
+            parameters, state, step = carried
+            return (*rule(parameters, state, step + 1, *batch), step + 1), None
+
+        return jx.lax.scan(update, (parameters, state, step), (x, y))[0]
+
     outputs, gradients = jx.jit(forward), jx.jit(jx.value_and_grad(loss))
-    update = jx.jit(sgd if problem.job == "sgd" else adam, donate_argnums=(0, 1))
-    moments = [jx.tree.map(jnp.zeros_like, parameters) for _ in range(2)]
+    update, run_epoch = (jx.jit(each, donate_argnums=(0, 1)) for each in (rule, epoch))
+    n_moments = 2 if problem.job == "adam" else 0
+    moments = [jx.tree.map(jnp.zeros_like, parameters) for _ in range(n_moments)]
     kept = {"parameters": parameters, "state": tuple(moments), "step": 0.0}
+
+    all_batches = [jnp.stack(arrays) for arrays in zip(*batches, strict=True)] if scanned else []
 
     def train(n_steps: int) -> None:
         parameters, state, step = kept.values()
-        for x, y in visits(n_steps):
+        for x, y in visits(0 if scanned else n_steps):
             step += 1
             parameters, state = update(parameters, state, step, x, y)
+        for _ in range(n_steps // problem.n_batches if scanned else 0):
+            parameters, state, step = run_epoch(parameters, state, step, *all_batches)
         jx.block_until_ready(parameters)
         kept.update(parameters=parameters, state=state, step=step)
 
@@ -431,6 +448,11 @@ def jax(problem: Problem) -> Job:
         lambda x: np.asarray(outputs(kept["parameters"], x)),
         lambda: np.asarray(gradients(kept["parameters"], *batches[0])[1][-1][0]),
     )
+
+
+def jax_scan(problem: Problem) -> Job:
+    """JAX, one compiled function an epoch."""
+    return jax(problem, scanned=True)
 
 
 def onnxruntime(problem: Problem) -> Job:
@@ -513,5 +535,6 @@ COMPETITORS = {
     "PyTorch": Competitor(torch, ("torch",)),
     "PyTorch compiled": Competitor(torch_compiled, ("torch", "torch._dynamo")),
     "JAX": Competitor(jax, ("jax", "jax.numpy")),
+    "JAX scan": Competitor(jax_scan, ("jax", "jax.numpy")),
     "ONNX Runtime": Competitor(onnxruntime, ("onnx", "onnxruntime")),
 }

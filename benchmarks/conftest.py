@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from threadpoolctl import threadpool_limits
@@ -133,11 +133,16 @@ def _bench(request: pytest.FixtureRequest, benchmark: Any, case: measuring.Case)
             cases, config.fastmlp_options, lambda share: tick(share * len(cases))
         )
     outcome = found[case]
+    if isinstance(outcome, Exception):
+        _raise(outcome)
+    return _record(case, outcome, benchmark)
+
+
+def _raise(outcome: Exception) -> NoReturn:
+    """Fail, or skip the test."""
     if isinstance(outcome, measuring.Skipped):
         pytest.skip(str(outcome))
-    if isinstance(outcome, Exception):
-        raise outcome
-    return _record(case, outcome, benchmark)
+    raise outcome
 
 
 def _run_once(case: measuring.Case, benchmark: Any) -> None:
@@ -145,8 +150,8 @@ def _run_once(case: measuring.Case, benchmark: Any) -> None:
     try:
         job.prepare()
         benchmark.pedantic(job.run, (case.unit,))
-    except measuring.Skipped as reason:
-        pytest.skip(str(reason))
+    except Exception as error:
+        _raise(measuring.outcome(case, error))
     finally:
         job.close()
 

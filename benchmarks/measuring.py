@@ -34,6 +34,7 @@ __all__ = [
     "OWN",
     "Call",
     "Case",
+    "Failed",
     "Job",
     "Measurement",
     "Options",
@@ -42,6 +43,7 @@ __all__ = [
     "agree",
     "contest",
     "measure",
+    "outcome",
     "quartiles",
     "spread",
 ]
@@ -51,6 +53,10 @@ OWN = tuple(name for name in COMPETITORS if name.startswith("fastmlp"))
 
 #: What starts a worker, on the cores whose numbers it is given.
 START = Path(__file__).with_name("start.py")
+
+#: How the names of variables begin that workers must not find set: they choose threads, cores or
+#: instruction sets. Some machines pin OpenBLAS to an older processor.
+FORBIDDEN = ("OPENBLAS_", "OMP_", "GOMP_", "KMP_", "MKL_", "XLA_", "ONEDNN_")
 
 #: What workers find set, so that no process has better or worse luck with its memory than another.
 #: glibc would give large arrays back to the system and take them again page by page, in some
@@ -79,6 +85,10 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
 
 class Skipped(Exception):  # noqa: N818
     """A competitor cannot run here; the text says why."""
+
+
+class Failed(Exception):  # noqa: N818
+    """A competitor's process has ended, or has said that it cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -306,15 +316,22 @@ class Process:
         What it does.
     n_threads : int
         Cores that it may use.
+    environment : mapping, default=ENVIRONMENT
+        Variables that it finds set, beside those of this process.
     """
 
     #: Of its results, where it is not that of :data:`TOLERANCE`.
     tolerance: float | None = None
 
-    def __init__(self, name: str, problem: Problem, n_threads: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        problem: Problem,
+        n_threads: int,
+        environment: Mapping[str, str] = ENVIRONMENT,
+    ) -> None:
         self.name, self.problem = name, problem
-        # Some machines pin OpenBLAS to an older processor.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(FORBIDDEN)}
         cores = sorted(os.sched_getaffinity(0))[:n_threads]
         self.process = subprocess.Popen(
             [sys.executable, "-P", START, *map(str, cores)],
@@ -322,7 +339,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment | ENVIRONMENT,
+            env=inherited | environment,
         )
         self._send({"name": name, "problem": asdict(problem)})
 
@@ -331,37 +348,33 @@ class Process:
         self.process.stdin.flush()
 
     def _receive(self) -> Any:
-        answer = self.process.stdout.readline()
+        """Return its answer; afterwards it rests."""
+        alarm = Timer(PATIENCE, self.process.kill)
+        alarm.start()
+        try:
+            answer = self.process.stdout.readline()
+        finally:
+            alarm.cancel()
         if not answer:
-            raise RuntimeError(f"the process ended with status {self.process.wait()}")
+            raise Failed(f"{self.name}: the process ended with status {self.process.wait()}")
+        self.process.send_signal(signal.SIGSTOP)
         return json.loads(answer)
 
     def ask(self, request: str, argument: object = None) -> Any:
         """Have the worker do something and return its answer."""
         self._send([request, argument])
         self.process.send_signal(signal.SIGCONT)
-        answer = self._receive()
-        self.process.send_signal(signal.SIGSTOP)
-        return answer
+        return self._receive()
 
     def prepare(self) -> dict[str, Any]:
         """Wait until it is ready, and compare its results with the reference."""
-        alarm = Timer(PATIENCE, self.process.kill)
-        alarm.start()
-        try:
-            answer = self._receive()
-        except RuntimeError as error:
-            answer = {"failed": str(error)}
-        finally:
-            alarm.cancel()
+        answer = self._receive()
         if "skipped" in answer:
             raise Skipped(answer["skipped"])
         if "failed" in answer:
-            kind = AssertionError if self.name in OWN else Skipped
-            raise kind(f"{self.name}: {answer['failed']}")
+            raise Failed(f"{self.name}: {answer['failed']}")
         result = _centred(np.array(answer["result"], self.problem.dtype), self.problem)
         agree([result], [_expected(self.problem)], self.name, self.tolerance)
-        self.process.send_signal(signal.SIGSTOP)
         return answer["notes"]
 
     def run(self, n_steps: int, warm_up: int = 0) -> float:
@@ -453,10 +466,14 @@ def measure(
             active = [case for case in steps if index < (case.rounds or options.rounds)]
             _measure_ceilings(active, found)
             for case in active:
-                # Caches and clock come back from what ran before.
-                warm_up = case.unit if steps[case] > case.unit else 0
-                taken = jobs[case].run(steps[case], warm_up)
-                found[case].seconds.append(taken / steps[case])
+                try:
+                    # Caches and clock come back from what ran before.
+                    taken = jobs[case].run(steps[case], 0 if case.long else case.unit)
+                except Exception as error:
+                    found[case] = outcome(case, error)
+                    del steps[case]
+                else:
+                    found[case].seconds.append(taken / steps[case])
             tick(1 / rounds)
         if not rounds:
             tick(1)
@@ -469,19 +486,41 @@ def _start(
     cases: list[Case], jobs: dict[Case, Job], found: dict[Case, Any], options: Options
 ) -> dict[Case, int]:
     """Start jobs, and return the steps that fill a round of those that can run."""
-    jobs |= {case: case.open() for case in cases}  # processes start at the same time
+    for case in cases:  # processes start at the same time
+        jobs[case] = case.open()
     for case in cases:
         try:
             notes = dict(case.notes) | dict(jobs[case].prepare())
-        except (Skipped, AssertionError) as error:
-            found[case] = error
-            continue
-        found.setdefault(case, Measurement(notes=notes))
-    return {
-        case: _steps(case, jobs[case], options)
-        for case in cases
-        if isinstance(found[case], Measurement)
-    }
+        except Exception as error:
+            found[case] = outcome(case, error)
+        else:
+            found.setdefault(case, Measurement(notes=notes))
+    steps = {}
+    for case in cases:
+        if isinstance(found[case], Measurement):
+            try:
+                steps[case] = _steps(case, jobs[case], options)
+            except Exception as error:
+                found[case] = outcome(case, error)
+    return steps
+
+
+def outcome(case: Case, error: Exception) -> Exception:
+    """Return what is told of a case that cannot go on: of others, a failure is a reason to skip.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    error : Exception
+        What its job has raised.
+
+    Returns
+    -------
+    Exception
+        The error, or :class:`Skipped`.
+    """
+    return Skipped(str(error)) if isinstance(error, Failed) and not case.own else error
 
 
 def _ends(
@@ -492,7 +531,9 @@ def _ends(
     if not 0 < index < rounds or index % ceil(rounds / case.processes):
         return False
     first = found[next(other for other in cases if other.line == case.line)]
-    return isinstance(first, Measurement) and median(first.seconds) > LONG
+    if not isinstance(first, Measurement):
+        return False
+    return median(first.seconds[: ceil(rounds / case.processes)]) > LONG
 
 
 def _close(cases: list[Case], jobs: dict[Case, Job], found: dict[Case, Any]) -> None:

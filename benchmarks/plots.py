@@ -30,9 +30,11 @@ COLOURS: dict[str, str] = {
     "PyTorch compiled": "C8",
     "JAX": "C4",
     "ONNX Runtime": "C7",
+    "JAX scan": "navy",
 }
 
-CONTESTS = ("single", "training", "forward", "batches", "target")
+#: Groups whose lines are drawn against other libraries.
+CONTESTS = ("single", "training", "forward")
 
 
 def as_svg(figure: Figure) -> str:
@@ -232,7 +234,7 @@ def threads(results: Results) -> Figure | None:
 
 def peers(results: Results) -> Figure | None:
     """Plot how many times as long as fastmlp others take, line by line."""
-    chosen = [line for line in results.lines if line.group in CONTESTS[:3]]
+    chosen = [line for line in results.lines if line.group in CONTESTS]
     chosen = [line for line in chosen if line.rows[0].name == "fastmlp" and len(line.rows) > 1]
     if not chosen:
         return None

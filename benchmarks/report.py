@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .measuring import LONG
+from .measuring import ENVIRONMENT, LONG
 from .plots import PLOTS, as_svg
-from .results import DRAW, Pair, Results, behind, draws, table
+from .results import DRAW, Pair, Results, behind, contested, draws, table
 
 __all__ = ["write"]
 
@@ -108,8 +108,9 @@ def _losses(results: Results) -> Iterator[Block]:
     yield Heading(2, "Where fastmlp is not the fastest")
     lost, even = behind(results), draws(results)
     yield (
-        f"{len(lost)} of {len(results.lines)} lines: another is ahead by more than "
-        f"{100 * DRAW:.0f} %, and in three of four rounds."
+        f"{len(lost)} of the {len(contested(results))} lines on which another library, NumPy or "
+        f"another backend does the same work: it is ahead by more than {100 * DRAW:.0f} %, and in "
+        "three of four rounds."
     )
     header = ["line", "ahead", "it takes", "fastmlp takes", "ratio", "why"]
     if lost:
@@ -141,8 +142,9 @@ def _costs(results: Results) -> Iterator[list[str]]:
             ways = "applied at once", "∂W is stored", "∂W stays factored"
             answers = [f"{cost:.2f} if {way}" for cost, way in zip(costs, ways, strict=False)]
             yield ["a full gradient, in forwards", line.name, ", ".join(answers)]
-            moved = (f"{row.extra['bytes'] / forward.extra['bytes']:.2f}" for row in others)
-            yield ["the bytes that it must move, likewise", line.name, ", ".join(moved)]
+            for what, needed in (("flops", "operations"), ("bytes", "bytes to move")):
+                counts = (f"{row.extra[what] / forward.extra[what]:.2f}" for row in others)
+                yield [f"the {needed}, likewise", line.name, ", ".join(counts)]
             backward = ", ".join(f"{cost - 1:.2f}" for cost in costs)
             yield ["backward over forward, likewise", line.name, backward]
 
@@ -151,8 +153,10 @@ def _differences(results: Results) -> Iterator[list[str]]:
     for line in results.group("differences"):
         first, *others = line.rows
         for row in others:
-            about = "≈ " if row.extra.get("extrapolated") else ""
-            answer = f"{about}{line.ratio(row):,.0f} × backpropagation"
+            times = f"{line.ratio(row):,.0f}"
+            if row.extra.get("extrapolated"):
+                times = f"≈ {float(f'{line.ratio(row):.2g}'):,.0f}"
+            answer = f"{times} × backpropagation"
             yield [row.name, f"{first.extra['n_parameters']:,} parameters", answer]
 
 
@@ -170,6 +174,9 @@ def _machine(results: Results) -> Iterator[Block]:
     machine = results.machine
     settings = {"processor": machine["cpu"].get("brand_raw", "unknown")}
     settings |= {"system": machine["platform"]} | machine["fastmlp"] | machine["versions"]
+    settings["set where libraries are compared"] = ", ".join(
+        f"{name}={value}" for name, value in ENVIRONMENT.items()
+    )
     yield Table(["", ""], [[name, str(value)] for name, value in settings.items()])
     rows = []
     for n_threads, found in machine.get("ceilings", {}).items():

@@ -16,7 +16,7 @@ from fastmlp.text import duration
 from .measuring import quartiles
 from .reasons import REASONS
 
-__all__ = ["Line", "Pair", "Results", "Row", "behind", "draws", "read", "table"]
+__all__ = ["Line", "Pair", "Results", "Row", "behind", "contested", "draws", "read", "table"]
 
 #: Ratios this near to 1 are draws: one process is that much faster than the next one of the same
 #: program, depending on where its memory lies.
@@ -254,7 +254,7 @@ def behind(results: Results) -> list[Pair]:
     list of Pair
         In the order of the lines.
     """
-    return [pair for pair in _pairs(results) if pair.line.side(pair.rival) < 0]
+    return [pair for pair in contested(results) if pair.line.side(pair.rival) < 0]
 
 
 def draws(results: Results) -> list[Pair]:
@@ -270,14 +270,27 @@ def draws(results: Results) -> list[Pair]:
     list of Pair
         In the order of the lines.
     """
-    return [pair for pair in _pairs(results) if pair.line.side(pair.rival) == 0]
+    return [pair for pair in contested(results) if pair.line.side(pair.rival) == 0]
 
 
-def _pairs(results: Results) -> Iterator[Pair]:
-    """Yield the lines that have rivals."""
+def contested(results: Results) -> list[Pair]:
+    """Find the lines on which somebody else does the same work as fastmlp.
+
+    Parameters
+    ----------
+    results : Results
+        A run.
+
+    Returns
+    -------
+    list of Pair
+        In the order of the lines.
+    """
+    found = []
     for line in results.lines:
         rivals = [row for row in line.rows[1:] if row.extra["rival"]]
         if rivals:
             # One that is ahead for sure, before one that is only ahead in the middle.
             best = min(rivals, key=lambda row: (line.side(row), line.ratio(row)))
-            yield Pair(line, best)
+            found.append(Pair(line, best))
+    return found

@@ -1,6 +1,6 @@
-"""Cold starts, each in a fresh process: the import, and the first training step.
+"""Cold starts, each in a fresh process: the import, and the first training steps.
 
-The first step makes the network and compiles what is compiled.
+The first steps, an epoch, make the network and compile what is compiled.
 """
 
 import subprocess
@@ -54,7 +54,7 @@ class Import:
 
 
 class FirstStep:
-    """A first training step, and what was imported late for it."""
+    """First training steps, and what was imported late for them."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -94,7 +94,7 @@ def cases(options: Options) -> Iterator[Case]:
         modules = COMPETITORS[name].modules
         yield cold_case("import", name, lambda m=modules: Import(m), 3 * rounds)
     for name in names:
-        line = f"first training step after it, {PROBLEM}"
+        line = f"first training steps after it, {PROBLEM}, an epoch of {PROBLEM.n_batches}"
         yield cold_case(line, name, lambda name=name: FirstStep(name), rounds)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 from fastmlp.benchmarks.measuring import Case, Options, contest
-from fastmlp.benchmarks.problems import MNIST, Problem
+from fastmlp.benchmarks.problems import MNIST, WIDE, Problem
 
 LINES_APART = True
 
@@ -22,9 +22,12 @@ RUNNERS = (
 def cases(options: Options) -> Iterator[Case]:
     """Return the lines, on one thread and on all."""
     counts = (1,) if options.quick else options.thread_counts
-    for n, n_threads in product((128,) if options.small else (32, 128, 1024), counts):
+    batches = [(MNIST, 128)]
+    if not options.small:
+        batches = [(MNIST, 32), *batches, (MNIST, 1024), (WIDE, 128)]
+    for (sizes, n), n_threads in product(batches, counts):
         slow = ["PyTorch compiled"] if (n, n_threads) == (1024, 1) else []
-        problem = Problem(MNIST, n, "forward", n_batches=1)
+        problem = Problem(sizes, n, "forward", n_batches=1)
         yield from contest(options, problem, n_threads, (*RUNNERS, *slow))
 
 

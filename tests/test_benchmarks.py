@@ -314,6 +314,61 @@ def test_cases_are_timed_in_turn():
     assert all(yardstick > 0 for yardstick in found[cases[0]].yardsticks)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_who_fails_on_the_way_does_not_stop_the_others(own):
+    class Job:
+        def __init__(self, name):
+            self.name, self.n_runs, self.closed = name, 0, False
+
+        def prepare(self):
+            return {}
+
+        def run(self, n_steps, warm_up=0):
+            self.n_runs += 1
+            if self.name == "b" and self.n_runs == 3:
+                raise measuring.Failed("the process ended")
+            return 1e-3
+
+        def close(self):
+            self.closed = True
+            return {}
+
+    jobs = [Job(name) for name in "ab"]
+    cases = [
+        measuring.Case("l", job.name, lambda job=job: job, rounds=5, long=True, own=own)
+        for job in jobs
+    ]
+    found = measuring.measure(cases, OPTIONS)
+    assert len(found[cases[0]].seconds) == 5
+    assert isinstance(found[cases[1]], measuring.Failed if own else measuring.Skipped)
+    assert [job.n_runs for job in jobs] == [5, 3]
+    assert all(job.closed for job in jobs)
+
+
+def test_a_worker_that_ends_early_has_failed(monkeypatch):
+    process = measuring.Process("NumPy plain", Problem((5, 7, 3), 4, n_batches=1), 1)
+    try:
+        process.prepare()
+        process.process.kill()
+        with pytest.raises(measuring.Failed, match="NumPy plain: the process ended"):
+            process.run(1)
+    finally:
+        process.close()
+
+
+def test_a_worker_chooses_its_threads_itself(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "XLA_FLAGS"):
+        monkeypatch.setenv(name, "x")
+    process = measuring.Process("NumPy plain", Problem((5, 7, 3), 4, n_batches=1), 1)
+    try:
+        process.prepare()
+        variables = Path("/proc", str(process.process.pid), "environ").read_text()
+    finally:
+        process.close()
+    assert "MALLOC_MMAP_MAX_=0" in variables
+    assert not re.search("OMP_NUM_THREADS|OPENBLAS_CORETYPE|XLA_FLAGS", variables)
+
+
 @pytest.mark.parametrize(
     ("seconds", "started"), [(0.5 * measuring.LONG, "ab"), (2 * measuring.LONG, "ababab")]
 )
@@ -480,7 +535,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     result = run_cold_starts("--json", folder / "run.json", "--report", folder)
     assert result.returncode == 0, result.stderr
-    assert "first training step" in result.stdout
+    assert "first training steps" in result.stdout
     assert "0:00 cold: 0 of " in result.stderr
     return folder
 
