@@ -25,6 +25,10 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     void multiply(const float* start, const float* a, Py_ssize_t a_row, Py_ssize_t a_step,
                   const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
                   Py_ssize_t rows, Py_ssize_t columns)
+    void multiply_on(bint goes_on, const float* start, const float* a, Py_ssize_t a_row,
+                     const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
+                     Py_ssize_t rows, Py_ssize_t columns, const float* next,
+                     Py_ssize_t next_step)
     void transpose(const float* a, Py_ssize_t a_row, float* c, Py_ssize_t c_row)
     float dot(const float* a, const float* b, Py_ssize_t n)
     Py_ssize_t vector_width(const double* kind)
@@ -39,6 +43,10 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     void multiply(const double* start, const double* a, Py_ssize_t a_row, Py_ssize_t a_step,
                   const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
                   Py_ssize_t rows, Py_ssize_t columns)
+    void multiply_on(bint goes_on, const double* start, const double* a, Py_ssize_t a_row,
+                     const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
+                     Py_ssize_t rows, Py_ssize_t columns, const double* next,
+                     Py_ssize_t next_step)
     void transpose(const double* a, Py_ssize_t a_row, double* c, Py_ssize_t c_row)
     double dot(const double* a, const double* b, Py_ssize_t n)
 
@@ -84,6 +92,8 @@ cdef enum:
     PANEL_ROOM = PANEL_WIDTH + ROW_MULTIPLE  # of a packed panel and a tile of inputs, a step
     PACKING_TILES = 4  # that read a panel in turn repay that it is packed …
     PACKING_ROWS = 8  # … or pairs in the rows of W, if it is near enough as it lies
+    FETCHED_BYTES = 1 << 20  # of a weight that is fetched while the panel before is in use
+    DEPTH_PART = 512  # products of such a weight that all tiles take in before they go on
     INPUT_ROWS = STACKED_ROWS  # of W that BP4 takes at once, of ROW_MULTIPLE at most
     INPUT_PANELS = 2  # of δ that repay that these inputs are packed
     SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few
@@ -311,6 +321,64 @@ cdef inline void put_tile(
     )
 
 
+cdef inline bint is_far_away(Matrix weight, Grid grid, floating* kind) noexcept nogil:
+    """Return whether a weight comes from afar, to be used by many tiles."""
+    cdef Py_ssize_t size = weight.rows * weight.stride * sizeof(floating)
+    return size >= FETCHED_BYTES and grid.row_tiles >= PACKING_TILES
+
+
+cdef void forward_tiles_far(
+    Matrix x, Matrix weight, Matrix bias, int64_t activation, floating alpha, Matrix out,
+    floating* panel, Grid grid,
+) noexcept nogil:
+    """Compute tiles of a = σ(xW + b) as forward_tiles does, W being beyond the second cache.
+
+    While tiles use one panel, they ask for the next. A long contraction goes in parts, so that
+    the inputs which every panel meets stay near; in between the sums wait in `out`, and go on
+    to the same bits.
+    """
+    cdef floating sums_room[TILE_ROOM]
+    cdef floating outputs_room[TILE_ROOM]
+    cdef floating start[PANEL_WIDTH]
+    cdef floating* sums = at_line(sums_room)
+    cdef floating* outputs = at_line(outputs_room)
+    cdef Py_ssize_t width = tile_columns(sums), fetching = width // vector_width(sums)
+    cdef Py_ssize_t parts = ceil_divide(weight.rows, DEPTH_PART), part, first, last
+    cdef Py_ssize_t tile, row_tile, row, rows, column, columns, j
+    cdef const floating* next
+    for part in range(parts):
+        first, last = weight.rows * part // parts, weight.rows * (part + 1) // parts
+        for tile in range(grid.first, grid.last):
+            row_tile = tile % grid.row_tiles
+            if row_tile == 0 or tile == grid.first:
+                column = start_of(grid, tile // grid.row_tiles, sums)
+                columns = start_of(grid, tile // grid.row_tiles + 1, sums) - column
+                pack(
+                    <const floating*> weight.data + first * weight.stride + column, weight.stride,
+                    last - first, columns, panel, width,
+                )
+                for j in range(width):
+                    start[j] = (<const floating*> bias.data)[column + j] if j < columns else 0
+            row = row_of(grid, row_tile)
+            rows = row_of(grid, row_tile + 1) - row
+            next = <const floating*> weight.data + first * weight.stride
+            j = column + columns + row_tile * vector_width(sums)
+            if row_tile < fetching and j < weight.columns:
+                next += j
+            if part:
+                take_tile(out, row, rows, column, columns, sums)
+            multiply_on(
+                part > 0, start, <const floating*> x.data + row * x.stride + first, x.stride, panel,
+                width, last - first, sums, rows, columns, next,
+                weight.stride if row_tile < fetching else 0,
+            )
+            if part < parts - 1:
+                put_tile(sums, out, row, rows, column, columns)
+                continue
+            activate(sums, rows * whole_vectors(columns, sums), activation, alpha, outputs)
+            put_tile(outputs, out, row, rows, column, columns)
+
+
 cdef void forward_tiles(
     Matrix x,
     Matrix weight,
@@ -332,6 +400,9 @@ cdef void forward_tiles(
     cdef Grid grid = band_grid_of(x.rows, weight.columns, thread, n_threads, sums)
     cdef Py_ssize_t tile, panel_index, j, row, rows, row_tile = 0, column = 0, columns = 0, step = 0
     cdef const floating* source = panel
+    if is_far_away(weight, grid, sums):
+        forward_tiles_far(x, weight, bias, activation, alpha, out, panel, grid)
+        return
     for tile in range(grid.first, grid.last):
         if row_tile == grid.row_tiles or tile == grid.first:
             panel_index, row_tile = tile // grid.row_tiles, tile % grid.row_tiles

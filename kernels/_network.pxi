@@ -267,13 +267,18 @@ cdef void forward_blocks(
 ) noexcept nogil:
     """Run this thread's blocks of rows forward, with two activations in the workspace."""
     cdef Py_ssize_t rows = row_block_of(net, workspace), block, first, last, index, stride
-    cdef Py_ssize_t n_blocks = ceil_divide(ceil_divide(x.rows, rows), n_threads) * n_threads
+    cdef Py_ssize_t n_own = 1  # without the divisions, which one sample would feel
+    if x.rows > rows:
+        n_own = ceil_divide(ceil_divide(x.rows, rows), n_threads)
+    cdef Py_ssize_t n_blocks = n_own * n_threads
     cdef Blocks blocks = blocks_of(net, x.rows, workspace)
     cdef Matrix source, sink
     cdef Passage at
     workspace += thread * blocks.room
-    for block in range(n_blocks * thread // n_threads, n_blocks * (thread + 1) // n_threads):
-        first, last = x.rows * block // n_blocks, x.rows * (block + 1) // n_blocks
+    for block in range(n_own * thread, n_own * (thread + 1)):
+        first, last = 0, x.rows
+        if n_blocks > 1:
+            first, last = x.rows * block // n_blocks, x.rows * (block + 1) // n_blocks
         if first == last:
             continue
         source = rows_between(x, first, last, workspace)

@@ -75,15 +75,26 @@ struct Pack<T, 1> {
     using type = T;
 };
 
+struct Nothing {};
+
+// What a tile does beside its multiply-adds where weights lie far away.
+template <typename T>
+struct Far {
+    bool goes_on;  // its sums begin with what is in their place
+    const T* next;  // asked for, a vector a step
+    std::ptrdiff_t next_step;
+};
+
 // c[r, j] = start[j] + Σₖ a[r·a_row + k·a_step] · b[k·b_step + j]: ROWS × VECTORS sums, rows of c
 // C_ROW apart: by default one follows the other, so that what comes next takes the tile as one row.
 // Each element is one chain of FMAs in the order of k, whatever the tile's shape. FAR_A, FAR_B: the
-// steps are too long for the processor to foresee, so ask for what comes some steps later.
-template <typename T, int ROWS, int VECTORS, bool FAR_A, bool FAR_B,
+// steps are too long for the processor to foresee, so ask for what comes some steps later. `later`
+// may say what else a tile does.
+template <typename T, int ROWS, int VECTORS, bool FAR_A, bool FAR_B, typename Later = Nothing,
           std::ptrdiff_t C_ROW = VECTORS * vector_width<T>()>
 static inline void multiply_tile(const T* start, const T* a, std::ptrdiff_t a_row,
                                  std::ptrdiff_t a_step, const T* b, std::ptrdiff_t b_step,
-                                 std::ptrdiff_t depth, T* c) {
+                                 std::ptrdiff_t depth, T* c, Later later = {}) {
     using Vector = typename Pack<T>::type;
     constexpr std::ptrdiff_t width = vector_width<T>();
     constexpr std::ptrdiff_t ahead = 8;
@@ -94,8 +105,17 @@ static inline void multiply_tile(const T* start, const T* a, std::ptrdiff_t a_ro
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) sum[r][v] = first;
     }
+    if constexpr (!std::is_same_v<Later, Nothing>)
+        if (later.goes_on)
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+                for (int v = 0; v < VECTORS; ++v)
+                    sum[r][v] = *reinterpret_cast<const Vector*>(c + r * C_ROW + v * width);
     for (std::ptrdiff_t k = 0; k < depth; ++k, a += a_step, b += b_step) {
         Vector row[VECTORS];
+        if constexpr (!std::is_same_v<Later, Nothing>)
+            __builtin_prefetch(later.next + k * later.next_step, 0, 2);
         if constexpr (FAR_A) __builtin_prefetch(a + ahead * a_step);
         if constexpr (FAR_B)
 #pragma GCC unroll 16
@@ -115,29 +135,29 @@ static inline void multiply_tile(const T* start, const T* a, std::ptrdiff_t a_ro
             *reinterpret_cast<Vector*>(c + r * C_ROW + v * width) = sum[r][v];
 }
 
-template <typename T, bool FAR_A, bool FAR_B, int VECTORS, int ROWS = TILE_ROWS>
+template <typename T, bool FAR_A, bool FAR_B, typename Later, int VECTORS, int ROWS = TILE_ROWS>
 static inline void multiply_rows(const T* start, const T* a, std::ptrdiff_t a_row,
                                  std::ptrdiff_t a_step, const T* b, std::ptrdiff_t b_step,
-                                 std::ptrdiff_t depth, T* c, std::ptrdiff_t rows) {
+                                 std::ptrdiff_t depth, T* c, std::ptrdiff_t rows, Later later) {
     if (rows == ROWS)
-        multiply_tile<T, ROWS, VECTORS, FAR_A, FAR_B>(start, a, a_row, a_step, b, b_step, depth,
-                                                      c);
+        multiply_tile<T, ROWS, VECTORS, FAR_A, FAR_B>(start, a, a_row, a_step, b, b_step, depth, c,
+                                                      later);
     else if constexpr (ROWS > 1)
-        multiply_rows<T, FAR_A, FAR_B, VECTORS, ROWS - 1>(start, a, a_row, a_step, b, b_step,
-                                                          depth, c, rows);
+        multiply_rows<T, FAR_A, FAR_B, Later, VECTORS, ROWS - 1>(start, a, a_row, a_step, b, b_step,
+                                                                 depth, c, rows, later);
 }
 
-template <typename T, bool FAR_A, bool FAR_B, int VECTORS = TILE_VECTORS>
+template <typename T, bool FAR_A, bool FAR_B, typename Later = Nothing, int VECTORS = TILE_VECTORS>
 static void multiply_columns(const T* start, const T* a, std::ptrdiff_t a_row,
                              std::ptrdiff_t a_step, const T* b, std::ptrdiff_t b_step,
                              std::ptrdiff_t depth, T* c, std::ptrdiff_t rows,
-                             std::ptrdiff_t columns) {
+                             std::ptrdiff_t columns, Later later) {
     if (columns > (VECTORS - 1) * vector_width<T>())
-        multiply_rows<T, FAR_A, FAR_B, VECTORS>(start, a, a_row, a_step, b, b_step, depth, c,
-                                                rows);
+        multiply_rows<T, FAR_A, FAR_B, Later, VECTORS>(start, a, a_row, a_step, b, b_step, depth, c,
+                                                       rows, later);
     else if constexpr (VECTORS > 1)
-        multiply_columns<T, FAR_A, FAR_B, VECTORS - 1>(start, a, a_row, a_step, b, b_step, depth,
-                                                       c, rows, columns);
+        multiply_columns<T, FAR_A, FAR_B, Later, VECTORS - 1>(start, a, a_row, a_step, b, b_step,
+                                                              depth, c, rows, columns, later);
 }
 
 // Tiles of TILE_ROWS at most, nearly alike, and `columns` ≤ tile_columns, one below the other;
@@ -155,9 +175,19 @@ static void multiply(const T* start, const T* a, std::ptrdiff_t a_row, std::ptrd
                                           : multiply_columns<T, true, true>;
     for (std::ptrdiff_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS; tiles > 0; --tiles) {
         const std::ptrdiff_t tile_rows = (rows + tiles - 1) / tiles;
-        run(start, a, a_row, a_step, b, b_step, depth, c, tile_rows, columns);
+        run(start, a, a_row, a_step, b, b_step, depth, c, tile_rows, columns, Nothing());
         rows -= tile_rows, a += tile_rows * a_row, c += tile_rows * c_row;
     }
+}
+
+// One tile of weights that lie far away: b is near by now, and each step asks for a vector of what
+// comes next; the sums begin with `start`, or go on with what is in c.
+template <typename T>
+static void multiply_on(bool goes_on, const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
+                        std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c, std::ptrdiff_t rows,
+                        std::ptrdiff_t columns, const T* next, std::ptrdiff_t next_step) {
+    multiply_columns<T, false, false>(start, a, a_row, 1, b, b_step, depth, c, rows, columns,
+                                      Far<T>{goes_on, next, next_step});
 }
 
 // Copies a tile: whole vectors, then what is left.

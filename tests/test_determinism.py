@@ -173,7 +173,9 @@ def dense(kernels, rng, dtype, size, n_threads):
 
 
 @several_threads
-@pytest.mark.parametrize("size", [(5, 7, 9), (200, 65, 300)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "size", [(5, 7, 9), (200, 65, 300), (70, 1100, 300)], ids=["small", "large", "far"]
+)
 def test_dense(kernels, dtype, size, n_threads):
     one, several = (
         dense(kernels, np.random.default_rng(5), dtype, size, n) for n in (1, n_threads)

@@ -385,6 +385,20 @@ def test_large_weights_are_swept_to_the_same_bits(dtype, sizes):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [37, 100])
+def test_far_weights_give_the_same_bits_in_parts(dtype, n):
+    """Long sums that stop and go on, for many samples, or at once, for a few."""
+    sizes = (600, 1100, 300)
+    net, X = make_net(dtype, "tanh", sizes), samples(dtype, n, sizes[0])
+    outputs = net(X)
+    np.testing.assert_array_equal(
+        outputs, np.concatenate([net(X[i : i + 9]) for i in range(0, n, 9)])
+    )
+    double = net.astype("float64")(X.astype(np.float64))
+    np.testing.assert_allclose(outputs, double, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["sgd", "decay", "adam"])
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh"])
 def test_steps_where_units_are_off(dtype, name, activation):
