@@ -367,14 +367,15 @@ def _by_class(class_weight: Any, n_classes: int) -> NDArray[np.float64]:
         vector = _validation.as_vector("class_weight", class_weight, n_classes, np.dtype(float))
         weights = vector.astype(np.float64)
     else:
-        weights = np.ones(n_classes)
+        weights, classes = np.ones(n_classes), range(n_classes)
         for label, weight in class_weight.items():
-            if label not in range(n_classes):
+            if label not in classes:
                 raise ValueError(
                     f"class_weight must have the classes 0 to {n_classes - 1}, the network's "
                     f"outputs, got {label!r}"
                 )
-            weights[label] = _validation.check_real(f"class_weight[{label}]", weight, "(0, inf)")
+            weight = _validation.check_real(f"class_weight[{label}]", weight, "(0, inf)")
+            weights[classes.index(label)] = weight  # True and 1.0 are equal to 1, but no index
     if not ((weights > 0) & np.isfinite(weights)).all():
         raise ValueError(
             f"class_weight must hold numbers above 0, got {weights}: to leave samples out, give "

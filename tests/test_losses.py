@@ -122,6 +122,7 @@ FORMS = {
     "array": BY_CLASS,
     "mapping": {1: 2, 2: 0.5, 3: 3, 5: 4},
     "numpy keys": dict(zip(np.arange(N_OUT), BY_CLASS, strict=True)),
+    "whole floats": dict(zip(map(float, range(N_OUT)), BY_CLASS, strict=True)),
 }
 
 
@@ -136,6 +137,12 @@ def test_class_weights_are_sample_weights(backend, form, smoothing):
                 1 if given is None else given))  # fmt: skip
             actual = trained(LABELS, loss, sample_weight=given)
             np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_bools_are_the_classes_0_and_1():
+    net, losses = make_net(2), (fm.CrossEntropy(0, {False: 1, True: 5}), fm.CrossEntropy(0, [1, 5]))
+    values = [net.loss(X, LABELS > 1, loss) for loss in losses]
+    assert values[0] == values[1] != net.loss(X, LABELS > 1)
 
 
 def test_a_row_of_probabilities_is_a_sample_of_each_class():
