@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "accuracy",
     "binary_accuracy",
     "by_name",
+    "check_answers",
     "evaluate",
     "mae",
     "mse",
@@ -31,6 +32,9 @@ __all__ = [
 MetricFunction = Callable[..., float]
 
 Array = NDArray[Any]
+
+#: Activations whose outputs are above 0 for some logits below, where the answer is no.
+ABOVE_ZERO = ("sigmoid", "hard_sigmoid", "softplus", "softmax")
 
 
 def accuracy(y: Array, output: Array, sample_weight: Array | None = None) -> float:
@@ -248,3 +252,35 @@ def by_name(metrics: Iterable[str | MetricFunction]) -> dict[str, MetricFunction
                 f"{', '.join(map(repr, RESERVED))} are taken"
             )
     return dict(zip(names, functions, strict=True))
+
+
+def check_answers(
+    metrics: Mapping[str, MetricFunction], n_out: int, output_activation: str
+) -> None:
+    """Refuse metrics that would take every output for a yes.
+
+    Parameters
+    ----------
+    metrics : mapping of callable
+        Functions by name.
+    n_out : int
+        Outputs of the network.
+    output_activation : str
+        Name of the last layer's activation.
+
+    Raises
+    ------
+    ValueError
+        If a metric takes the outputs for logits, and those of the activation are above 0
+        for a no, too.
+    """
+    if output_activation not in ABOVE_ZERO:
+        return
+    for name, metric in metrics.items():
+        if metric is binary_accuracy or (metric is accuracy and n_out == 1):
+            raise ValueError(
+                f"metric {name!r} takes outputs above 0 for yes, but the last activation is "
+                f"{output_activation!r}, whose outputs are above 0 for no, too: use 'identity' "
+                "there and loss 'binary_cross_entropy', whose outputs are logits, or a metric "
+                "function of your own"
+            )

@@ -22,7 +22,7 @@ from .backends import current_kernels, threads_for
 from .callbacks import Callback, EpochFunction, as_callbacks, progress
 from .history import History
 from .losses import Loss
-from .metrics import MetricFunction, by_name, evaluate
+from .metrics import MetricFunction, by_name, check_answers, evaluate
 from .network import (
     GRADIENT_WORK,
     LARGEST_SEED,
@@ -89,12 +89,14 @@ def fit(  # numpydoc ignore=PR01,RT01
     check_batch_size(net, size)
     check_batch_size(net, n_visits % size)
     is_random = net.parameters.layout.is_random
+    functions = by_name(metrics)
+    check_answers(functions, net.n_out, net.layers[-1].activation_row.name)
     plan = _Plan(
         net,
         data,
         {prefix: objective.weigh(batch) for prefix, batch in data.items()},
         objective,
-        by_name(metrics),
+        functions,
         check_optimizer(Adam() if optimizer is None else optimizer),
         size,
         n_visits,

@@ -418,6 +418,37 @@ def test_metrics_need_a_number_for_each_output():
         fm.metrics.mae(np.ones(8), np.ones((8, 2)))
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "binary_accuracy"])
+@pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid", "softplus"])
+def test_probabilities_are_not_taken_for_answers(metric, activation):
+    net, y = fm.MLP.from_sizes([4, 1], output_activation=activation, seed=0), LABELS % 2
+    before, generator = net.get_parameters(), np.random.default_rng(0)
+    for given in (metric, getattr(fm.metrics, metric)):
+        with pytest.raises(ValueError, match=rf"metric '{metric}' takes .* use 'identity' there"):
+            net.fit(X, y, "mse", metrics=["mae", given], seed=generator, verbose=0)
+    np.testing.assert_array_equal(net.get_parameters(), before)
+    assert generator.random() == np.random.default_rng(0).random()
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_metrics_of_several_probabilities(activation):
+    net = fm.MLP.from_sizes([4, N_OUT], output_activation=activation, seed=0)
+    options = {"epochs": 1, "seed": 0, "verbose": 0}
+    history = net.fit(X, np.eye(N_OUT)[LABELS], "mse", metrics=["accuracy"], **options)
+    assert history["accuracy"] == [np.mean(net(X).argmax(axis=1) == LABELS)]
+    with pytest.raises(ValueError, match="metric 'binary_accuracy' takes outputs above 0"):
+        net.fit(X, np.eye(N_OUT)[LABELS], "mse", metrics=["binary_accuracy"], **options)
+
+
+def test_activations_that_are_above_0_for_no_are_known():
+    for name, row in fm.activations.ACTIVATIONS.items():
+        layer = fm.Activation(name, n_features=2)
+        net = fm.MLP([fm.Dense(2, 2), layer], dtype="float64", seed=0)
+        net.weights[0][...] = np.eye(2)
+        above = (net(np.full(2, -1.0)) > 0).all()
+        assert above == (row.name in fm.metrics.ABOVE_ZERO), name
+
+
 def test_metrics_get_weights_if_they_take_them():
     seen = []
 
