@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import KW_ONLY, MISSING, dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -464,6 +464,7 @@ class LayerNorm(_Norm):
     J. L. Ba, J. R. Kiros, G. E. Hinton, *Layer normalization*, 2016, arXiv:1607.06450.
     """
 
+    _: KW_ONLY
     eps: float = 1e-5
     n_features: int | None = None
 
@@ -499,6 +500,7 @@ class BatchNorm(_Norm):
     (Σ wᵢ)² / Σ wᵢ² of them (L. Kish, *Survey sampling*, 1965, section 8.2).
     """
 
+    _: KW_ONLY
     momentum: float = 0.1
     eps: float = 1e-5
     n_features: int | None = None

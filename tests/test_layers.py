@@ -77,6 +77,8 @@ def test_layers_that_do_not_fit_are_refused(layers, error, message):
         (lambda: fm.Dropout(1), ValueError, r"rate must be a number in \[0, 1\), got 1"),
         (lambda: fm.Dropout("much"), TypeError, "rate must be a number"),
         (lambda: fm.LayerNorm(eps=0), ValueError, r"eps must be a number in \(0, inf\)"),
+        (lambda: fm.LayerNorm(64), TypeError, "positional argument"),
+        (lambda: fm.BatchNorm(1), TypeError, "positional argument"),
         (lambda: fm.BatchNorm(momentum=0), ValueError, r"momentum must be a number in \(0, 1\]"),
         (lambda: fm.BatchNorm(n_features=0), ValueError, "n_features must be an integer of at"),
         (lambda: fm.PReLU(shared=1), TypeError, "shared must be True or False, got 1"),
