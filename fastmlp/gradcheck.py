@@ -649,7 +649,9 @@ def _slopes(
         below = a
     for layer, weight, bias in zip(net.layers, parameters.weights, parameters.biases, strict=True):
         if isinstance(layer, Dense) and layer.l1:
-            pairs += [(weight, layer.l1 * np.sign(weight)), (bias[None], layer.l1 * np.sign(bias))]
+            pairs.append((weight, layer.l1 * np.sign(weight)))
+            if layer.bias and layer.penalize_bias:
+                pairs.append((bias[np.newaxis], layer.l1 * np.sign(bias[np.newaxis])))
     unweighted = batch._replace(sample_weight=weights[:0])
     return [*pairs, (below, len(below) * output_gradient(below, unweighted, loss))]
 

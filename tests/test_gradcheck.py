@@ -623,6 +623,31 @@ def test_a_learned_rectifier_near_its_kink(distance):
     check.assert_ok()
 
 
+@pytest.mark.parametrize("distance", [1e-5, 1e-6, 1e-7, 1e-8])
+def test_a_penalty_where_there_is_no_bias(distance):
+    net = fm.MLP([fm.Dense(2, 1, bias=False, l1=0.1)], dtype="float64", seed=0)
+    x = np.array([[0.3, -0.7]])
+    check = fm.check_gradient(net, x, net(x) + distance, "mae")
+    check.assert_ok()
+    assert check.n_kinks == 0
+
+
+@pytest.mark.parametrize("penalize_bias", [False, True])
+def test_only_a_penalised_bias_has_a_kink_at_0(monkeypatch, penalize_bias):
+    right = fm.MLP.value_and_grad
+
+    def wrong(self, *arguments):
+        value, grad = right(self, *arguments)
+        grad.biases[0][1] += 0.05
+        return value, grad
+
+    monkeypatch.setattr(fm.MLP, "value_and_grad", wrong)
+    layer = fm.Dense(4, 3, l1=0.1, penalize_bias=penalize_bias)
+    net = fm.MLP([layer], dtype="float64", seed=0)
+    check = fm.check_gradient(net, np.random.default_rng(0).normal(size=(5, 4)), LABELS)
+    assert (check.ok(), check.n_kinks) == (penalize_bias, int(penalize_bias))
+
+
 def test_penalised_weights_near_their_kink(of_every_kind):
     net, x, y = of_every_kind
     net.weights[0][1, :3] = 0, 1e-8, -1e-6  # at 0 backpropagation takes the mean of −l1 and l1
