@@ -244,7 +244,7 @@ class ReduceOnPlateau(Monitor):
     cooldown : int, default=0
         Epochs after a reduction that do not count as epochs without improvement.
     min_learning_rate : float, default=0.0
-        The rate is not lowered below, at least 0.
+        The rate is not lowered below, at least 0; to 0 itself it never is.
     mode : {"min", "max"}, optional
         Whether small or large values are good; known for losses and for metrics by name.
 
@@ -325,7 +325,7 @@ class ReduceOnPlateau(Monitor):
         self._n_bad, self._n_cooling = 0, self.cooldown
         rate = self.optimizer.learning_rate
         lower = max(self.factor * rate, self.min_learning_rate)
-        if lower < rate:
+        if 0 < lower < rate:  # a tiny rate times the factor may round to 0
             self.optimizer.learning_rate = lower
             self.reductions.append(epoch)
 

@@ -339,6 +339,7 @@ def run_plateau(values, **options):
         ([1, 2, 3, 3, 3], {"patience": 2, "mode": "max"}, [4]),
         ([np.nan, np.nan, 5, np.nan], {"patience": 1}, [1, 3]),
         ([2] * 6, {"patience": 1, "factor": 0.5, "min_learning_rate": 0.3}, [1, 2]),
+        ([2] * 4, {"patience": 1, "factor": 1e-200}, [1]),  # the next would round to 0
     ],
 )
 def test_a_plateau_lowers_the_learning_rate(values, options, reductions):
