@@ -123,7 +123,7 @@ def minimize(
     y : array_like
         Targets, as for :meth:`MLP.loss`.
     loss : str or Loss, default="cross_entropy"
-        Name of the loss; f is its mean over the samples.
+        The loss, as for :meth:`MLP.loss`; f is its mean over the samples.
     method : {"gradient_descent", "lbfgs"}, default="gradient_descent"
         The algorithm; L-BFGS needs scipy.
     sample_weight : array_like of shape (n_samples,), optional

@@ -180,7 +180,7 @@ def find_learning_rate(
     y : array_like
         Targets, as for :meth:`MLP.loss`.
     loss : str or Loss, default="cross_entropy"
-        Name of the loss.
+        The loss, as for :meth:`MLP.loss`.
     optimizer : Optimizer, optional
         The one to find a rate for, by default ``Adam()``; a copy of it without its state
         is used, it is not changed.
@@ -209,18 +209,17 @@ def find_learning_rate(
     highest = check_real("highest", highest, f"({lowest!r}, inf)")
     n_steps = check_integer("n_steps", n_steps, minimum=2)
     batch_size = check_integer("batch_size", batch_size, minimum=1)
-    X, y = _checked_samples(net, X, y, loss)
+    X, y, objective = _checked_samples(net, X, y, loss)
     batches = _batches(len(X), batch_size, as_generator(seed))
     net = copy.deepcopy(net)
     optimizer = copy.copy(check_optimizer(Adam() if optimizer is None else optimizer))
-    optimizer.reset()
     rates = Exponential(lowest, highest / lowest, n_steps - 1)(np.arange(n_steps))
     losses: list[float] = []
     smoothed: list[float] = []
     diverged, average = False, 0.0
     for rate, rows in zip(rates.tolist(), batches, strict=False):
         optimizer.learning_rate = rate
-        losses.append(net.train_step(X[rows], y[rows], loss, optimizer=optimizer))
+        losses.append(net.train_step(X[rows], y[rows], objective, optimizer=optimizer))
         average = MEMORY * average + (1 - MEMORY) * losses[-1]
         smoothed.append(average / (1 - MEMORY ** len(losses)))
         diverged = not smoothed[-1] <= DIVERGED * min(smoothed)  # true also for NaN
@@ -231,18 +230,18 @@ def find_learning_rate(
 
 def _checked_samples(
     net: MLP, X: ArrayLike, y: ArrayLike, loss: str | Loss
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return rows of finite numbers and their targets, as they came, if the loss is finite."""
+) -> tuple[NDArray[Any], NDArray[Any], Loss]:
+    """Return samples and targets as they came, and the loss fitted to them, if all is finite."""
     X, y = real_array("X", X), real_array("y", y)
     if X.ndim != 2:
         raise ValueError(f"X must have shape (n_samples, {net.n_in}), got {X.shape}")
-    check_batch(net, X, y, loss, finite=True)
-    first = net.loss(X[:1], y[:1], loss)
+    objective, _ = check_batch(net, X, y, loss, finite=True)
+    first = net.loss(X[:1], y[:1], objective)
     if not np.isfinite(first):
         raise ValueError(
             f"net must have a finite loss to begin with, but that of the first sample is {first}"
         )
-    return X, y
+    return X, y, objective
 
 
 def _batches(

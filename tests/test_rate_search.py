@@ -48,6 +48,18 @@ def test_it_is_training_with_a_growing_rate():
     assert not found.diverged
 
 
+def test_classes_are_balanced_by_all_samples():
+    rows = np.flatnonzero((Y < 2) | (np.arange(100) % 7 == 0))
+    x, y = X[rows], Y[rows]
+    by_hand = fm.CrossEntropy(class_weight=len(y) / (3 * np.bincount(y)))
+    balanced = fm.CrossEntropy(class_weight="balanced")
+    found, expected = (
+        fm.find_learning_rate(make_net(), x, y, loss, n_steps=9, batch_size=10, seed=0)
+        for loss in (balanced, by_hand)
+    )
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-6)
+
+
 def test_network_and_optimizer_are_left_as_they_are():
     net, optimizer = make_net(), fm.Adam(0.02)
     net.train_step(X, Y, optimizer=optimizer)
