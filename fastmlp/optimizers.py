@@ -67,6 +67,12 @@ def _learning_rate(default: Any = dataclasses.MISSING) -> Any:
     return _number(default, POSITIVE, NOT_NEGATIVE)  # schedules begin or end with 0
 
 
+def _constant(default: float, interval: str) -> Any:
+    """Describe a number in an interval that is no schedule."""
+    metadata = {"interval": interval, "scheduled": None}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 def _choice(*options: Any) -> Any:
     """Describe a hyperparameter that is one of some values, by default the first."""
     return dataclasses.field(default=options[0], metadata={"options": options})
@@ -172,7 +178,8 @@ class Optimizer(ABC):
     """What optimizers share: an update rule, checked hyperparameters, and a state.
 
     Hyperparameters may be changed between steps. Those that are numbers may be schedules:
-    functions of the number of the step, k = 0, 1, 2 …, and of nothing else. The state
+    functions of the number of the step, k = 0, 1, 2 …, and of nothing else, except
+    `clip_value`, `clip_norm` and Adagrad's `initial_accumulator_value`. The state
     (velocities, moments) belongs to the first network that is trained; a copy or pickle
     of an optimizer has the hyperparameters only.
 
@@ -212,7 +219,14 @@ class Optimizer(ABC):
 
     def __setattr__(self, name: str, value: Any) -> None:
         field = self.__dataclass_fields__.get(name)
-        super().__setattr__(name, _checked(field, value) if field else value)
+        if field:
+            value = _checked(field, value)
+        elif not name.startswith("_") and not hasattr(type(self), name):
+            names = ", ".join(field.name for field in dataclasses.fields(self))
+            raise AttributeError(
+                f"{type(self).__name__} has the hyperparameters {names}, got {name!r}"
+            )
+        super().__setattr__(name, value)
         vars(self)["changes"] = self.changes + 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -532,7 +546,14 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     """Return the value for a hyperparameter if it is valid."""
     kind, name = field.metadata, field.name
     if "interval" in kind:
-        return value if callable(value) else check_real(name, value, kind["interval"])
+        if not callable(value) or not kind["scheduled"]:
+            return check_real(name, value, kind["interval"])
+        if isinstance(value, type):
+            raise TypeError(
+                f"{name} must be a number in {kind['interval']} or a function of the step, got "
+                f"the class {value.__name__}"
+            )
+        return value
     if "options" in kind:
         return check_option(name, value, kind["options"])
     if "limit" in kind:
@@ -662,7 +683,7 @@ class Adagrad(Optimizer):
     learning_rate: Hyperparameter = _learning_rate(1e-2)
     eps: Hyperparameter = _number(1e-10, POSITIVE)
     weight_decay: Hyperparameter = _number(0.0, NOT_NEGATIVE)
-    initial_accumulator_value: float = _number(0.0, NOT_NEGATIVE)
+    initial_accumulator_value: float = _constant(0.0, NOT_NEGATIVE)
 
     @property
     def row(self) -> catalogue.Optimizer:

@@ -350,6 +350,21 @@ def test_defaults_are_those_of_the_papers():
         (lambda: fm.ParameterAverage(start=-1), ValueError, "start must be"),
         (lambda: fm.RMSprop(momentum=1), ValueError, r"momentum must be a number in \[0, 1\)"),
         (lambda: fm.Adagrad(initial_accumulator_value=-1), ValueError, "initial_accumulator_value"),
+        (
+            lambda: fm.Adagrad(initial_accumulator_value=lambda k: 0.1),
+            TypeError,
+            r"initial_accumulator_value must be a number in \[0, inf\), got <function",
+        ),
+        (
+            lambda: fm.SGD(fm.schedules.Cosine),
+            TypeError,
+            r"learning_rate must be a number in .* or a function of the step, got the class Cosine",
+        ),
+        (
+            lambda: setattr(fm.Adam(), "lr", 1e-5),
+            AttributeError,
+            "Adam has the hyperparameters .*learning_rate, beta1, .* got 'lr'",
+        ),
     ],
 )
 def test_wrong_hyperparameters_are_refused(build, error, message):
