@@ -295,9 +295,14 @@ class MLP:
         ValueError
             If the dtype is another.
         """
-        net = empty_network(self.layers, dtype)
+        net = empty_network(self.layers, dtype, self.mask_seed)
         net.parameters.assign(self._parameters)
         return net
+
+    @property
+    def mask_seed(self) -> int:
+        """Seed of dropout's next mask in :meth:`train_step` and with ``training=True``."""
+        return self._noise
 
     @property
     def kernel_arguments(self) -> KernelArguments:
@@ -1060,7 +1065,7 @@ def check_dense(net: MLP, purpose: str) -> None:
             raise ValueError(f"{purpose} takes networks of Dense layers only, got {layer!r}")
 
 
-def empty_network(layers: Iterable[Layer], dtype: DTypeLike) -> MLP:
+def empty_network(layers: Iterable[Layer], dtype: DTypeLike, mask_seed: int = 0) -> MLP:
     """Return a network whose parameters are 0, without drawing initial ones.
 
     Parameters
@@ -1069,6 +1074,8 @@ def empty_network(layers: Iterable[Layer], dtype: DTypeLike) -> MLP:
         From input to output.
     dtype : {"float32", "float64"}
         Type of parameters and outputs.
+    mask_seed : int, default=0
+        Seed of dropout's next mask.
 
     Returns
     -------
@@ -1077,6 +1084,7 @@ def empty_network(layers: Iterable[Layer], dtype: DTypeLike) -> MLP:
     """
     net = MLP.__new__(MLP)
     net._allocate(check_layers(layers), as_dtype(dtype))
+    net._noise = mask_seed
     return net
 
 

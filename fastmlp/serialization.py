@@ -3,8 +3,8 @@
 A file holds tensors ``weights.0`` (n_out, n_in), ``biases.0`` (n_out,), ``weights.1`` …,
 numbered by layers, ``running_means.2`` and ``running_variances.2`` where layer 2 keeps them,
 and, under the metadata key ``fastmlp``, a JSON object with the format's version, the
-dtype and the layers; format 1 knew dense layers with a bias only. Any reader of safetensors
-can read the tensors.
+dtype, the layers and, where there is dropout, the seed of its next mask; format 1 knew dense
+layers with a bias only. Any reader of safetensors can read the tensors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from ._validation import as_dtype, as_list
 from .activations import CustomActivation, get
 from .layers import LAYERS, Layer
-from .network import MLP, check_layers, empty_network
+from .network import LARGEST_SEED, MLP, check_layers, empty_network
 from .parameters import Layout, Parameters
 
 __all__ = ["load", "save"]
@@ -55,6 +55,8 @@ def save(net: MLP, path: str | os.PathLike[str]) -> None:
         "dtype": net.dtype.name,
         "layers": [_describe(layer) for layer in net.layers],
     }
+    if net.parameters.layout.is_random:
+        description["mask_seed"] = net.mask_seed
     content = safetensors.save(
         {name: np.ascontiguousarray(tensor) for name, tensor in _tensors(net.parameters).items()},
         metadata={METADATA_KEY: json.dumps(description)},
@@ -93,10 +95,10 @@ def load(path: str | os.PathLike[str], *, activations: Iterable[CustomActivation
         pass
     try:
         with safe_open(path, framework="numpy") as file:
-            layers, dtype = _described_network(file.metadata() or {}, own)
+            layers, dtype, mask_seed = _described_network(file.metadata() or {}, own)
             # Before memory is taken, which the file cannot ask for beyond its own size.
             _check_tensors(file, layers, dtype)
-            net = empty_network(layers, dtype)
+            net = empty_network(layers, dtype, mask_seed)
             for name, view in _tensors(net.parameters).items():
                 view[...] = file.get_tensor(name)
     except SafetensorError as error:
@@ -181,8 +183,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _described_network(
     metadata: Mapping[str, str], own: Mapping[str, CustomActivation]
-) -> tuple[tuple[Layer, ...], np.dtype[Any]]:
-    """Return the layers and the dtype that a file's metadata describe."""
+) -> tuple[tuple[Layer, ...], np.dtype[Any], int]:
+    """Return the layers, the dtype and the seed of masks that a file's metadata describe."""
     if METADATA_KEY not in metadata:
         raise ValueError("it is a safetensors file, but was not written by fastmlp")
     description = json.loads(metadata[METADATA_KEY])
@@ -198,7 +200,11 @@ def _described_network(
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise ValueError("its list of layers is damaged")
     dtype = as_dtype(str(description.get("dtype")))
-    return check_layers(_described_layer(layer, version, own) for layer in layers), dtype
+    mask_seed = description.get("mask_seed", 0)
+    if type(mask_seed) is not int or not 0 <= mask_seed < 1.5 * LARGEST_SEED:  # steps add to it
+        raise ValueError("its seed of dropout's masks is damaged")
+    described = check_layers(_described_layer(layer, version, own) for layer in layers)
+    return described, dtype, mask_seed
 
 
 def _check_tensors(file: Any, layers: tuple[Layer, ...], dtype: np.dtype[Any]) -> None:

@@ -164,6 +164,20 @@ def test_train_step_draws_new_masks_that_follow_the_network_s_seed(backend):
     assert losses(0) != losses(1)
 
 
+@pytest.mark.parametrize("duplicate", ["astype", "save"])
+def test_masks_go_on_in_copies_and_files(duplicate, tmp_path):
+    net = with_dropout()
+    net.train_step(X, Y, optimizer=fm.SGD(0.1))
+    net.save(tmp_path / "net")
+    other = net.astype("float64") if duplicate == "astype" else fm.load(tmp_path / "net")
+    for each in (net, other):
+        train(each, epochs=1)
+    losses = [[each.loss(X, Y, training=True) for _ in range(2)] for each in (net, other)]
+    assert losses[0] == losses[1]
+    steps = [each.train_step(X, Y, optimizer=fm.SGD(0.1)) for each in (net, other)]
+    assert steps[0] == steps[1]
+
+
 def test_the_mean_over_masks_is_the_output_without(backend):
     net = fm.MLP([fm.Dense(6, 40, "relu"), fm.Dropout(0.3), fm.Dense(40, 3)], seed=0)
     _, expected = net.value_and_grad(X, X[:, :3], "quadratic")

@@ -144,6 +144,10 @@ def _with_layer(**changes):
         (lambda d: d | {"layers": []}, "at least one Dense layer"),
         (lambda d: d | {"dtype": "float16"}, "dtype must be 'float32' or 'float64', got 'float16'"),
         (lambda d: d | {"dtype": "float64"}, "tensor weights.0 must be float64"),
+        *(
+            (lambda d, seed=seed: d | {"mask_seed": seed}, "its seed of dropout's masks is damaged")
+            for seed in (-1, True, "1", None, 1.5, 2**63)
+        ),
         (_with_layer(activation="relo"), "activation must be one of .*nearest: 'relu'"),
         (_with_layer(n_in=-4), "n_in must be an integer of at least 1, got -4"),
         (_with_layer(n_in=3), r"weights.0 must be float32 of shape \(5, 3\), got .* \(5, 4\)"),
@@ -232,6 +236,13 @@ def test_files_of_the_first_format_are_read(saved):
     loaded = fm.load(saved)
     assert loaded.layers == expected.layers
     np.testing.assert_array_equal(loaded.get_parameters(), expected.get_parameters())
+
+
+def test_files_without_a_seed_of_masks_are_read(every_layer, tmp_path):
+    every_layer.save(tmp_path / "net")
+    assert fm.load(tmp_path / "net").mask_seed == every_layer.mask_seed > 0
+    _rewrite(tmp_path / "net", lambda d: {k: v for k, v in d.items() if k != "mask_seed"})
+    assert fm.load(tmp_path / "net").mask_seed == 0
 
 
 def test_every_kind_of_layer_comes_back(every_layer, tmp_path):
