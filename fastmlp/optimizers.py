@@ -288,20 +288,35 @@ class Optimizer(ABC):
         """
         self._bind(parameters, self.row, self.average)
 
-    def _bind(
-        self, parameters: Parameters, row: catalogue.Optimizer, average: ParameterAverage | None
-    ) -> Array:
-        """Return the state of an update rule and an average, new as far as they are."""
-        if self._owner is None:
-            self._owner, self._layout = weakref.ref(parameters), parameters.layout
-        elif self._owner() is not parameters:
+    def check_owner(self, parameters: Parameters) -> None:
+        """Refuse a network that the state does not belong to; one without state is free.
+
+        Parameters
+        ----------
+        parameters : Parameters
+            Of the network to be trained.
+
+        Raises
+        ------
+        ValueError
+            If the state belongs to another network.
+        """
+        if self._owner is not None and self._owner() is not parameters:
             raise ValueError(
                 f"optimizer {self!r} has the state of another network: create a new one "
                 "for each network, or call its reset()"
             )
+
+    def _bind(
+        self, parameters: Parameters, row: catalogue.Optimizer, average: ParameterAverage | None
+    ) -> Array:
+        """Return the state of an update rule and an average, new as far as they are."""
+        self.check_owner(parameters)
         names = row.state if average is None else (*row.state, AVERAGE)
         if names != self._names or not self._state.shape[1]:
             self._state, self._names = self._allocated(parameters, names), names
+        if self._owner is None:
+            self._owner, self._layout = weakref.ref(parameters), parameters.layout
         return self._state
 
     def _allocated(self, parameters: Parameters, names: tuple[str, ...]) -> Array:
@@ -441,11 +456,12 @@ class Optimizer(ABC):
         ------
         TypeError, ValueError
             If the state belongs to another network, hyperparameters contradict each
-            other, or a schedule's value is not valid.
+            other, or a schedule's value is not valid; then the optimizer is as it was.
         """
         row, average = self.row, self.average  # once, as another thread may change them
-        state = self._bind(parameters, row, average)
+        self.check_owner(parameters)
         coefficients = self.coefficients(n_steps, row)
+        state = self._bind(parameters, row, average)
         averaging = average.shares(self.step_count, n_steps) if average else NO_NUMBERS
         clip_value, clip_norm = self.clip_value or np.inf, self.clip_norm or np.inf
         return Steps(row, state, coefficients, averaging, clip_value, clip_norm)

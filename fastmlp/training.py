@@ -27,7 +27,6 @@ from .network import (
     GRADIENT_WORK,
     LARGEST_SEED,
     MLP,
-    KernelArguments,
     check_batch,
     check_batch_size,
     make_batch,
@@ -153,7 +152,7 @@ def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
     for listener in listeners:
         listener.on_train_begin(plan.net, history)
     try:
-        plan.optimizer.bind(plan.net.parameters)
+        plan.optimizer.check_owner(plan.net.parameters)
         for epoch in range(epochs):
             began = perf_counter()
             mean, n_steps = _run_epoch(plan, epoch, pace)
@@ -178,14 +177,14 @@ def _run_epoch(plan: _Plan, epoch: int, pace: Pace) -> tuple[float, int]:
     losses = np.empty(-(-len(order) // size))
     for steps in pace.slices(len(losses)):
         visits = order[steps.start * size : steps.stop * size]
-        network = plan.net.training_arguments(plan.noise + epoch * len(losses) + steps.start)
-        _run_steps(plan.net, network, data, visits, size, plan.loss, plan.optimizer, losses[steps])
+        seed = plan.noise + epoch * len(losses) + steps.start
+        _run_steps(plan.net, seed, data, visits, size, plan.loss, plan.optimizer, losses[steps])
     return _mean_over_samples(losses, data.sample_weight, order, size), len(losses)
 
 
 def _run_steps(
     net: MLP,
-    network: KernelArguments,
+    seed: int | None,
     batch: Batch,
     visits: NDArray[np.int64],
     batch_size: int,
@@ -193,7 +192,10 @@ def _run_steps(
     optimizer: Optimizer,
     losses: NDArray[np.float64],
 ) -> None:
-    """Update a network by mini-batch steps, in one call of a kernel."""
+    """Update a network by mini-batch steps, in one call of a kernel.
+
+    `seed` is that of the first step's masks; None goes on with the network's own.
+    """
     n_steps = len(losses)
     rule = check_optimizer(optimizer).prepare(net.parameters, n_steps)
     layout = net.parameters.layout
@@ -201,7 +203,7 @@ def _run_steps(
     work = GRADIENT_WORK * layout.work(batch_size) / layout.exchange
     n_threads = threads_for(work, n_steps)
     current_kernels().network_train(
-        *network,
+        *net.training_arguments(seed),
         rule.state,
         *batch,
         visits,
@@ -232,8 +234,8 @@ def step(  # numpydoc ignore=PR01,RT01
     objective, batch = make_batch(net, X, y, loss, sample_weight)
     n_samples, losses = len(batch.x), np.empty(1)
     check_batch_size(net, n_samples)
-    network, visits = net.training_arguments(), np.arange(n_samples)
-    _run_steps(net, network, batch, visits, n_samples, objective, optimizer, losses)
+    visits = np.arange(n_samples)
+    _run_steps(net, None, batch, visits, n_samples, objective, optimizer, losses)
     net.prepare_quick_calls(objective, optimizer)
     return float(losses[0])
 

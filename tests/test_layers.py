@@ -188,6 +188,18 @@ def test_the_mean_over_masks_is_the_output_without(backend):
     assert (np.abs(np.mean(drawn, axis=0) - expected.biases[2]) < 5 * error).all()
 
 
+def test_a_step_that_is_refused_draws_no_mask():
+    net = with_dropout()
+    seed, taken = net.mask_seed, fm.SGD(0.1)
+    with_dropout().train_step(X, Y, optimizer=taken)
+    for optimizer in (0.1, taken, fm.SGD(lambda k: -1)):
+        with pytest.raises((TypeError, ValueError)):
+            net.train_step(X, Y, optimizer=optimizer)
+    assert net.mask_seed == seed
+    net.train_step(X, Y, optimizer=fm.SGD(0.1))
+    assert net.mask_seed == seed + 1
+
+
 # --- Batch normalisation ------------------------------------------------------------------
 
 

@@ -301,6 +301,28 @@ def test_wrong_values_of_schedules_are_refused(build, error, message):
     assert np.array_equal(net.get_parameters(), before) == (optimizer.step_count == 0)
 
 
+def test_a_refused_step_leaves_the_optimizer_free():
+    first, second = (fm.MLP.from_sizes([4, 2], seed=seed) for seed in (0, 1))
+    for train in (first.train_step, first.fit):
+        optimizer = fm.Adam(lambda k: -1)
+        with pytest.raises(ValueError, match="learning_rate at step 0"):
+            train(X, Y, "mse", optimizer=optimizer)
+        assert optimizer.state == {}
+        optimizer.learning_rate = 0.1
+        second.train_step(X, Y, "mse", optimizer=optimizer)
+        assert optimizer.step_count == 1
+
+
+def test_a_refused_step_keeps_the_state():
+    net, optimizer = fm.MLP.from_sizes([4, 2], seed=0), fm.SGD(0.1, 0.9)
+    net.train_step(X, Y, "mse", optimizer=optimizer)
+    velocity = optimizer.state["velocity"].to_vector()
+    optimizer.momentum_style, optimizer.learning_rate = "ema", lambda k: -1
+    with pytest.raises(ValueError, match="learning_rate at step 1"):
+        net.train_step(X, Y, "mse", optimizer=optimizer)
+    np.testing.assert_array_equal(optimizer.state["velocity"].to_vector(), velocity)
+
+
 def test_a_learning_rate_may_fall_to_0():
     net = fm.MLP.from_sizes([4, 2], seed=0)
     before = net.get_parameters()
