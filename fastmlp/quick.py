@@ -158,15 +158,21 @@ class Quick:
         if owner is None or owner is not optimizer:
             return None
         limit = serial_work() * self._step_share
-        index = owner.step_count - first
+        n_before = owner.step_count
+        index = n_before - first
         if not 0 <= index < n_steps or changes != owner.changes:
             if not self._caller.takes(x, y, objective, limit) or not owner.has_constants:
                 return None
             used_up = index == n_steps and changes == owner.changes
             index, kept = 0, self._prepare(owner, 4 * n_steps if used_up else STEPS_AHEAD)
-        value = self._caller.train_step(x, y, objective, kept[0], index, limit)
-        if value is not None:
-            owner.advance(1)
+        try:
+            value = self._caller.train_step(x, y, objective, kept[0], index, limit)
+            if value is not None:
+                owner.advance(1)
+        except KeyboardInterrupt:  # of a signal that came meanwhile: the step is done
+            if owner.step_count == n_before and self._caller.takes(x, y, objective, limit):
+                owner.advance(1)
+            raise
         return value
 
     def _prepare(self, optimizer: Optimizer, n_steps: int) -> list[Any]:

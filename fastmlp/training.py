@@ -198,11 +198,12 @@ def _run_steps(
     """
     n_steps = len(losses)
     rule = check_optimizer(optimizer).prepare(net.parameters, n_steps)
-    layout = net.parameters.layout
+    n_before, layout = optimizer.step_count, net.parameters.layout
     stores = rule.clips or layout.is_penalized
     work = GRADIENT_WORK * layout.work(batch_size) / layout.exchange
     n_threads = threads_for(work, n_steps)
-    current_kernels().network_train(
+    train = current_kernels().network_train
+    arguments = (
         *net.training_arguments(seed),
         rule.state,
         *batch,
@@ -219,7 +220,14 @@ def _run_steps(
         net.workspaces.training(batch_size, n_threads),
         n_threads,
     )
-    optimizer.advance(n_steps)
+    losses.fill(-np.inf)
+    try:
+        train(*arguments)
+        optimizer.advance(n_steps)
+    except KeyboardInterrupt:  # of a signal that came meanwhile: compiled kernels are through
+        if optimizer.step_count == n_before:
+            optimizer.advance(int((losses != -np.inf).sum()))
+        raise
 
 
 def step(  # numpydoc ignore=PR01,RT01

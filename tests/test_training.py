@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import signal
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import fastmlp as fm
 from fastmlp import backends, pacing, training
+from fastmlp.kernels import reference
 
 X, Y = fm.datasets.make_spirals(90, seed=0)
 
@@ -167,6 +169,65 @@ def test_ctrl_c_leaves_a_usable_network():
     assert ends == [1]
     assert np.isfinite(net(X)).all()
     train(net)
+
+
+@pytest.fixture
+def interrupt_after():
+    """Press Ctrl-C after some seconds, while compiled kernels run."""
+    if not fm.kernels.has_compiled_kernels():
+        pytest.skip("others compile first, or may be stopped within a step")
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    with fm.use_backend("cython"):
+        yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def make_counter(n_in=1):
+    """Return a network whose weights count steps: the slope of |w − 1e15| is −1."""
+    layer = fm.Dense(n_in, 1, bias=False, initializer="zeros")
+    return fm.MLP([layer], dtype="float64"), fm.SGD(1.0)
+
+
+def test_ctrl_c_while_kernels_run_counts_their_steps(interrupt_after):
+    net, optimizer = make_counter()
+    x, y = np.ones((10**6, 1)), np.full(10**6, 1e15)
+    interrupt_after(0.3)
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(x, y, "mae", optimizer, epochs=10**6, batch_size=1, verbose=0)
+    assert net.weights[0][0, 0] == optimizer.step_count > 0
+
+
+def test_ctrl_c_while_single_steps_run_counts_them(interrupt_after):
+    net, optimizer = make_counter(1000)
+    x, y = np.ones((16, 1000)), np.full((16, 1), 1e15)
+
+    def step_until_interrupted():
+        interrupt_after(0.002)
+        while True:
+            net.train_step(x, y, "mae", optimizer=optimizer)
+
+    for _ in range(50):
+        with pytest.raises(KeyboardInterrupt):
+            step_until_interrupted()
+        assert (net.weights[0] == optimizer.step_count).all()
+    assert optimizer.step_count > 50
+
+
+def test_ctrl_c_in_the_reference_counts_the_steps_before(monkeypatch):
+    net, optimizer = make_counter()
+    gradient, calls = reference.network_gradient, []
+
+    def interrupted(*arguments):
+        calls.append(len(calls))
+        if calls[-1] == 3:
+            raise KeyboardInterrupt
+        return gradient(*arguments)
+
+    monkeypatch.setattr(reference, "network_gradient", interrupted)
+    with fm.use_backend("numpy"), pytest.raises(KeyboardInterrupt):
+        net.fit(np.ones((9, 1)), np.full(9, 1e15), "mae", optimizer, batch_size=1, verbose=0)
+    assert net.weights[0][0, 0] == optimizer.step_count == 3
 
 
 def test_callbacks_are_called_in_order_and_may_stop():
