@@ -164,6 +164,7 @@ class MLP:
         sizes = as_list("sizes", sizes, "integers")
         if len(sizes) < 2:
             raise ValueError(f"sizes must have an input and an output size, got {sizes}")
+        activations.get(activation)
         activations.get(output_activation, "output_activation")
         names = [activation] * (len(sizes) - 2) + [output_activation]
         layers = [
@@ -999,6 +1000,11 @@ def check_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
             below = f", but layers[{index - 1}] gives {n_features}" if index else ""
             raise ValueError(f"layers[{index}] {error}{below}") from None
         n_features = checked[-1].n_out
+        if n_features == 1 and not checked[-1].activation_row.elementwise:
+            raise ValueError(
+                f"layers[{index}] must not have activation {checked[-1].activation!r}, which is "
+                "constant for 1 feature: use 'sigmoid'"
+            )
     if not any(isinstance(layer, Dense) for layer in checked):
         raise ValueError(f"layers must hold at least one Dense layer, got {came or 'none'}")
     return tuple(checked)

@@ -64,6 +64,11 @@ def test_parameters_begin_where_the_papers_say():
         ([fm.Dropout(0.5), fm.Dense(2, 3)], ValueError, r"layers\[0\] is the first.*n_features"),
         ([fm.Dense(2, 3), fm.LayerNorm(n_features=4)], ValueError, "takes 4 features, .* gives 3"),
         ([fm.LayerNorm(n_features=4)], ValueError, "at least one Dense layer"),
+        (
+            [fm.Dense(3, 1), fm.Activation("softmax")],
+            ValueError,
+            r"layers\[1\] must not have activation 'softmax', which is constant for 1 feature",
+        ),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(layers, error, message):

@@ -344,6 +344,11 @@ def test_wrong_options_of_fit_are_refused(net, options, error, message):
             ValueError,
             "output_activation must be one of .*, got 'sofmax' .nearest: 'softmax'",
         ),
+        (
+            lambda: fm.MLP.from_sizes([4, 3], activation="rleu"),
+            ValueError,
+            "activation must be one of .*, got 'rleu' .nearest: 'relu'",
+        ),
         (lambda: fm.MLP.from_sizes([3]), ValueError, r"sizes must have .*, got \[3\]"),
         (lambda: fm.MLP.from_sizes([3, 2], dtype="float16"), ValueError, "dtype must be 'float32'"),
         (lambda: fm.MLP.from_sizes([3, 2], dtype=None), ValueError, "dtype must be 'float32'"),
