@@ -33,6 +33,7 @@ __all__ = [
     "check_option",
     "check_output",
     "check_real",
+    "for_kernels",
     "look_up",
     "real_array",
 ]
@@ -360,11 +361,24 @@ def as_rows(array: NDArray[Any], dtype: np.dtype[Any]) -> Array:
     """
     if array.dtype == dtype and _has_plain_rows(array):
         return array
-    return _for_kernels(array, dtype)
+    return for_kernels(array, dtype)
 
 
-def _for_kernels(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array as kernels read it; np.ascontiguousarray would not align it."""
+def for_kernels(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array as kernels read it; np.ascontiguousarray would not align it.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        Real numbers.
+    dtype : numpy.dtype
+        The dtype that the kernels want.
+
+    Returns
+    -------
+    numpy.ndarray
+        The array itself where it is contiguous, aligned and of that dtype, else a copy.
+    """
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
@@ -447,7 +461,7 @@ def as_vector(argument: str, value: ArrayLike, n: int, dtype: np.dtype[Any]) -> 
     array = real_array(argument, value)
     if array.shape != (n,):
         raise ValueError(f"{argument} must have shape ({n},), got {array.shape}")
-    return _for_kernels(array, dtype)
+    return for_kernels(array, dtype)
 
 
 def as_indices(argument: str, value: ArrayLike, n: int) -> NDArray[np.int64]:

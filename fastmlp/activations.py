@@ -269,4 +269,4 @@ def _as_float(argument: str, value: ArrayLike) -> NDArray[Any]:
     """Return a contiguous array of float32 if it was one, else of float64."""
     array = _validation.real_array(argument, value)
     dtype = np.float32 if array.dtype == np.float32 else np.float64
-    return np.asarray(array, dtype, order="C")
+    return _validation.for_kernels(array, np.dtype(dtype))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastmlp as fm
-from fastmlp import network
+from fastmlp import activations, network
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -66,6 +66,22 @@ def test_form_of_input_does_not_matter(net, tmp_path, form):
     expected, expected_grad = net.value_and_grad(X, LABELS)
     assert value == expected
     np.testing.assert_array_equal(grad.to_vector(), expected_grad.to_vector())
+
+
+def test_logits_may_be_misaligned(tmp_path, monkeypatch):
+    z, seen = _misaligned(X, tmp_path), []
+    expected = fm.softmax(X), fm.sigmoid(X)
+    kernels = activations.current_kernels()
+
+    class Recorder:
+        def __getattr__(self, name):
+            return lambda z, *rest: seen.append(z) or getattr(kernels, name)(z, *rest)
+
+    monkeypatch.setattr(activations, "current_kernels", Recorder)
+    np.testing.assert_array_equal(fm.softmax(z), expected[0])
+    np.testing.assert_array_equal(fm.sigmoid(z), expected[1])
+    assert len(seen) == 2
+    assert all(array.flags.aligned for array in seen)
 
 
 def test_targets_labels_and_weights_may_be_misaligned(net, tmp_path):
