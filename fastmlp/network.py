@@ -92,8 +92,9 @@ class MLP:
         Type of parameters and outputs. float32 is twice as fast, and precise enough to
         train; float64 is for checking gradients.
     seed : int or numpy.random.Generator, optional
-        Where initial weights come from; None takes new ones each time. One seed gives
-        the same network in both dtypes, up to rounding.
+        Where initial weights come from, and the masks of dropout in :meth:`train_step` and
+        with ``training=True``; None takes new ones each time. One seed gives the same
+        network in both dtypes, up to rounding.
 
     Attributes
     ----------
@@ -149,7 +150,7 @@ class MLP:
         dtype : {"float32", "float64"}, default="float32"
             Type of parameters and outputs.
         seed : int or numpy.random.Generator, optional
-            Where initial weights come from.
+            Where initial weights come from, as for :class:`MLP`.
 
         Returns
         -------
@@ -911,15 +912,16 @@ class MLP:
             Samples to compute the loss and the metrics of after each epoch.
         metrics : iterable of str or callable, default=()
             Names of :data:`fastmlp.metrics.METRICS` or functions ``f(y, output)`` that
-            return a number. They cost one more forward pass an epoch. Where samples have
-            weights, a function with an argument `sample_weight` gets them.
+            return a number. They cost one more forward pass an epoch over the samples, and
+            one over those to validate on. Where samples have weights, a function with an
+            argument `sample_weight` gets them.
         callbacks : iterable of Callback or callable, default=()
             What to call meanwhile. A plain function is called after each epoch with
             ``(net, epoch, history)``; training stops if it returns something true.
         verbose : {0, 1, 2}, default=1
             Nothing, a progress bar, or a line for each epoch, on standard error.
         seed : int or numpy.random.Generator, optional
-            Where the order of samples comes from.
+            Where the order of samples and the masks of dropout come from.
 
         Returns
         -------
