@@ -135,9 +135,10 @@ def compare_costs(widths: tuple[int, ...]) -> list[Cost]:
         print_cost(costs[-1])
     if widths == WIDTHS:
         print_cost(measure(DIGITS))
-    grown = [(cost.n_parameters, cost.naive / cost.backpropagation) for cost in costs]
-    slope = np.polyfit(*np.log(grown).T, 1)[0]
-    print(f"naive / gradient grows as parameters^{slope:.3f} (central differences, one thread)")
+    if len(set(widths)) > 1:
+        grown = [(cost.n_parameters, cost.naive / cost.backpropagation) for cost in costs]
+        slope = np.polyfit(*np.log(grown).T, 1)[0]
+        print(f"naive / gradient grows as parameters^{slope:.3f} (central differences, one thread)")
     return costs
 
 

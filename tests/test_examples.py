@@ -32,6 +32,8 @@ def test_cost_of_backpropagation(tmp_path):
     if plot:
         text = plot[1].read_text()
         assert all(name in text for name in ("naive differences", "backpropagation", "complex"))
+    costs, _ = run("cost_of_backpropagation", "4").split("\n\n")
+    assert costs.splitlines()[-1].split()[0] == "4-4-4-10"  # no slope of one width
 
 
 def test_derivatives_and_pytorch():
