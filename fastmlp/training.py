@@ -141,7 +141,16 @@ def _checked_batch(
     if array.ndim != 2:
         expected = f"(n_samples, {net.n_in})"
         raise ValueError(f"{arguments[0]} must have shape {expected}, got {array.shape}")
-    return check_batch(net, array, y, loss, sample_weight, arguments, finite=True)
+    objective, batch = check_batch(net, array, y, loss, sample_weight, arguments, finite=True)
+    return objective, _apart(batch, net)
+
+
+def _apart(batch: Batch, net: MLP) -> Batch:
+    """Return samples that no step changes: copies of those that lie among the parameters."""
+    arena = net.parameters.arena
+    parts = batch._asdict().items()
+    near = {name: part.copy() for name, part in parts if np.may_share_memory(part, arena)}
+    return batch._replace(**near)
 
 
 def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
@@ -240,6 +249,7 @@ def step(  # numpydoc ignore=PR01,RT01
 ) -> float:
     """Update a network once; :meth:`fastmlp.MLP.train_step` describes the arguments."""
     objective, batch = make_batch(net, X, y, loss, sample_weight)
+    batch = _apart(batch, net)
     n_samples, losses = len(batch.x), np.empty(1)
     check_batch_size(net, n_samples)
     visits = np.arange(n_samples)

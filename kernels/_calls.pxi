@@ -266,6 +266,10 @@ cdef class Caller:
         cdef const double* coefficients
         if not self.describe(x, y, objective, limit, labels, &data):
             return None
+        if not are_apart(x, self.parameters):  # samples that the step would change
+            return None
+        if cnp.PyArray_CheckExact(y) and not are_apart(y, self.parameters):
+            return None
         coefficients = <const double*> cnp.PyArray_DATA(rule.coefficients) + index * n
         for j in range(n):
             singles[j] = <float> coefficients[j]

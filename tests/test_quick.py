@@ -384,6 +384,23 @@ def test_large_weights_are_swept_to_the_same_bits(dtype, sizes):
     np.testing.assert_allclose(expected, z, rtol=0, atol=1e-4 * np.abs(z).max())
 
 
+def test_samples_among_the_parameters_are_those_before_the_step():
+    """Rows of a weight may be samples and targets."""
+    own, apart = (fm.MLP.from_sizes([5, 5], seed=0) for _ in range(2))
+    optimizers = fm.SGD(0.5), fm.SGD(0.5)
+    for _ in range(3):  # the first step takes the long way
+        rows = apart.weights[0].T.copy()
+        apart.train_step(rows[1], rows[2], "mse", optimizer=optimizers[0])
+        rows = own.weights[0].T
+        own.train_step(rows[1], rows[2], "mse", optimizer=optimizers[1])
+        np.testing.assert_array_equal(own.get_parameters(), apart.get_parameters())
+    options = {"epochs": 1, "batch_size": 2, "shuffle": False, "verbose": 0}
+    rows = apart.weights[0].T.copy()
+    apart.fit(rows, rows, "mse", optimizers[0], **options)
+    own.fit(own.weights[0].T, own.weights[0].T, "mse", optimizers[1], **options)
+    np.testing.assert_array_equal(own.get_parameters(), apart.get_parameters())
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [37, 100])
 def test_far_weights_give_the_same_bits_in_parts(dtype, n):
