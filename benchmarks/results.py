@@ -237,7 +237,8 @@ class Pair(NamedTuple):
     @property
     def reason(self) -> str:
         """Why the rival is ahead: the first of :data:`REASONS` that is known for such a line."""
-        known = (reason for pattern, reason in REASONS.items() if re.search(pattern, str(self)))
+        text = f"{self}: {self.ratio:.2f}"
+        known = (reason for pattern, reason in REASONS.items() if re.search(pattern, text))
         return next(known, "no reason is known")
 
 

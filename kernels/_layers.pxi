@@ -596,6 +596,7 @@ cdef void forward_few(
     cdef Py_ssize_t block, column, columns, r, k, j
     cdef const floating* rows = <const floating*> x.data
     cdef const floating* source
+    cdef const floating* begin
     if (
         weight.rows * weight.stride * sizeof(floating) >= SWEPT_BYTES and
         whole_vectors(weight.columns, sums) <= min(weight.readable, out.readable)
@@ -606,16 +607,19 @@ cdef void forward_few(
         column = block * width
         columns = min(width, weight.columns - column)
         source = <const floating*> weight.data + column
-        for j in range(width):
-            start[j] = (<const floating*> bias.data)[column + j] if j < columns else 0
+        begin = <const floating*> bias.data + column
+        if column + whole_vectors(columns, sums) > bias.readable:
+            for j in range(width):
+                start[j] = begin[j] if j < columns else 0
+            begin = start
         if column + whole_vectors(columns, sums) <= weight.readable:
             multiply_few(
-                start, rows, x.stride, source, step, weight.rows, sums, x.rows, columns
+                begin, rows, x.stride, source, step, weight.rows, sums, x.rows, columns
             )
         else:
             for r in range(x.rows):
                 for j in range(columns):
-                    sums[r * width + j] = start[j]
+                    sums[r * width + j] = begin[j]
                 for k in range(weight.rows):
                     for j in range(columns):
                         sums[r * width + j] += rows[r * x.stride + k] * source[k * step + j]

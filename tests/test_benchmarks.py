@@ -146,7 +146,7 @@ def test_runs_are_said_to_disagree_on_sides_and_on_long_ratios():
 
 
 def test_losses_are_lines_on_which_a_rival_is_faster(monkeypatch):
-    monkeypatch.setattr(results, "REASONS", {"^kernels: a: numba": "known"})
+    monkeypatch.setattr(results, "REASONS", {"^kernels: a: numba: 2.00$": "known"})
     first = make_row("cython", [2e-3] * 3)
     rivals = [
         make_row("numba", [1e-3] * 3, rival=True),
