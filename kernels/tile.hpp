@@ -180,14 +180,20 @@ static void multiply(const T* start, const T* a, std::ptrdiff_t a_row, std::ptrd
     }
 }
 
-// One tile of weights that lie far away: b is near by now, and each step asks for a vector of what
+// Tiles of weights that lie far away: b is near by now, and each step asks for a vector of what
 // comes next; the sums begin with `start`, or go on with what is in c.
 template <typename T>
 static void multiply_on(bool goes_on, const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
                         std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c, std::ptrdiff_t rows,
                         std::ptrdiff_t columns, const T* next, std::ptrdiff_t next_step) {
-    multiply_columns<T, false, false>(start, a, a_row, 1, b, b_step, depth, c, rows, columns,
-                                      Far<T>{goes_on, next, next_step});
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    const std::ptrdiff_t c_row = (columns + width - 1) / width * width;
+    for (std::ptrdiff_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS; tiles > 0; --tiles) {
+        const std::ptrdiff_t tile_rows = (rows + tiles - 1) / tiles;
+        multiply_columns<T, false, false>(start, a, a_row, 1, b, b_step, depth, c, tile_rows,
+                                          columns, Far<T>{goes_on, next, next_step});
+        rows -= tile_rows, a += tile_rows * a_row, c += tile_rows * c_row;
+    }
 }
 
 // Copies a tile: whole vectors, then what is left.

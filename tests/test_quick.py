@@ -402,10 +402,10 @@ def test_samples_among_the_parameters_are_those_before_the_step():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [37, 100])
+@pytest.mark.parametrize("n", [37, 100, 150])
 def test_far_weights_give_the_same_bits_in_parts(dtype, n):
     """Long sums that stop and go on, for many samples, or at once, for a few."""
-    sizes = (600, 1100, 300)
+    sizes = (600, 5000, 64, 2)
     net, X = make_net(dtype, "tanh", sizes), samples(dtype, n, sizes[0])
     outputs = net(X)
     np.testing.assert_array_equal(
