@@ -29,6 +29,8 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
                      const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
                      Py_ssize_t rows, Py_ssize_t columns, const float* next,
                      Py_ssize_t next_step)
+    void sum_rows(const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
+                  Py_ssize_t columns)
     void transpose(const float* a, Py_ssize_t a_row, float* c, Py_ssize_t c_row)
     float dot(const float* a, const float* b, Py_ssize_t n)
     Py_ssize_t vector_width(const double* kind)
@@ -47,6 +49,8 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
                      const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
                      Py_ssize_t rows, Py_ssize_t columns, const double* next,
                      Py_ssize_t next_step)
+    void sum_rows(const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
+                  Py_ssize_t columns)
     void transpose(const double* a, Py_ssize_t a_row, double* c, Py_ssize_t c_row)
     double dot(const double* a, const double* b, Py_ssize_t n)
 
@@ -321,6 +325,12 @@ cdef inline void put_tile(
     )
 
 
+cdef inline bint lies_in_tiles(Matrix matrix, Grid grid, floating* kind) noexcept nogil:
+    """Return whether a matrix is, as it lies, a tile upon a tile."""
+    cdef Py_ssize_t tile_row = whole_vectors(grid.columns, kind)
+    return grid.panels == 1 and matrix.stride == tile_row and matrix.readable == tile_row
+
+
 cdef inline bint is_far_away(Matrix weight, Grid grid, floating* kind) noexcept nogil:
     """Return whether a weight comes from afar, to be used by many tiles."""
     cdef Py_ssize_t size = weight.rows * weight.stride * sizeof(floating)
@@ -399,6 +409,7 @@ cdef void forward_tiles(
     cdef Py_ssize_t width = tile_columns(sums)
     cdef Grid grid = band_grid_of(x.rows, weight.columns, thread, n_threads, sums)
     cdef Py_ssize_t tile, panel_index, j, row, rows, row_tile = 0, column = 0, columns = 0, step = 0
+    cdef bint in_place = lies_in_tiles(out, grid, sums)
     cdef const floating* source = panel
     if is_far_away(weight, grid, sums):
         forward_tiles_far(x, weight, bias, activation, alpha, out, panel, grid)
@@ -417,8 +428,11 @@ cdef void forward_tiles(
             start, <const floating*> x.data + row * x.stride, x.stride, 1, source, step,
             weight.rows, sums, rows, columns,
         )
+        if in_place:
+            outputs = <floating*> out.data + row * out.stride
         activate(sums, rows * whole_vectors(columns, sums), activation, alpha, outputs)
-        put_tile(outputs, out, row, rows, column, columns)
+        if not in_place:
+            put_tile(outputs, out, row, rows, column, columns)
         row_tile += 1
 
 
@@ -443,6 +457,8 @@ cdef void backward_input_tiles(
     cdef floating* zeros = start_at_zero(start, PANEL_WIDTH)
     cdef floating* known = start_at_zero(at_line(known_room), TILE_SIZE)
     cdef Py_ssize_t tile, panel_index, row, rows, row_tile = 0, column = 0, columns = 0
+    cdef bint known_in_place = lies_in_tiles(y_or_z, grid, sums)
+    cdef bint in_place = out.data != y_or_z.data and lies_in_tiles(out, grid, sums)
     for tile in range(grid.first, grid.last):
         if row_tile == grid.row_tiles or tile == grid.first:
             panel_index, row_tile = tile // grid.row_tiles, tile % grid.row_tiles
@@ -451,13 +467,19 @@ cdef void backward_input_tiles(
             pack_transposed(weight, column, columns, panel)
         row = row_of(grid, row_tile)
         rows = row_of(grid, row_tile + 1) - row
+        if in_place:
+            sums = <floating*> out.data + row * out.stride
         multiply(
             zeros, <const floating*> delta.data + row * delta.stride, delta.stride, 1, panel,
             width, weight.columns, sums, rows, columns,
         )
-        take_tile(y_or_z, row, rows, column, columns, known)
+        if known_in_place:
+            known = <floating*> y_or_z.data + row * y_or_z.stride
+        else:
+            take_tile(y_or_z, row, rows, column, columns, known)
         apply_derivative(known, rows * whole_vectors(columns, sums), activation, alpha, sums)
-        put_tile(sums, out, row, rows, column, columns)
+        if not in_place:
+            put_tile(sums, out, row, rows, column, columns)
         row_tile += 1
 
 
@@ -494,7 +516,6 @@ cdef void backward_weight_tiles(
     cdef Py_ssize_t packed_first = -1, packed_row = -1, source_step, delta_step
     cdef const floating* source
     cdef const floating* deltas
-    cdef floating one = 1
     for tile in range(grid.first, grid.last):
         panel += 1
         if panel == panels:
@@ -515,7 +536,7 @@ cdef void backward_weight_tiles(
         if row >= x.columns:
             if to.bias.rows == 0:
                 continue
-            multiply(zeros, &one, 0, 0, deltas, delta_step, n, sums, 1, columns)
+            sum_rows(deltas, delta_step, n, sums, columns)
             update_rows(&to, to.bias, to.bias_state, 0, column, sums, 1, columns)
             continue
         rows = min(INPUT_ROWS, x.columns - row)

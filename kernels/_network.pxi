@@ -418,6 +418,28 @@ cdef void cross_entropies_of_rows(
         )
 
 
+cdef void squared_errors_of_rows(
+    const Data* batch, Matrix output, floating* losses, Matrix delta
+) noexcept nogil:
+    cdef Py_ssize_t row, j, n = output.columns
+    cdef floating total, distance, share, factor
+    cdef floating divisor = n if batch.loss.code == MSE else 2
+    cdef const floating* o
+    cdef const floating* t
+    cdef floating* d
+    for row in range(output.rows):
+        o = <const floating*> output.data + row * output.stride
+        t = target_of(batch, row, losses)
+        d = <floating*> delta.data + row * delta.stride
+        share = <floating> share_of(batch, row, losses)
+        factor, total = 2 * share / divisor, 0
+        for j in range(n):
+            distance = o[j] - t[j]
+            total += distance * distance
+            d[j] = factor * distance if share != 0 else 0
+        losses[row] = total / divisor
+
+
 cdef void losses_and_gradients_of_rows(
     const Data* batch, const Data* whole, Matrix output, floating* losses, Matrix delta
 ) noexcept nogil:
@@ -433,6 +455,9 @@ cdef void losses_and_gradients_of_rows(
         and whole.labels is not NULL and whole.loss.code == CROSS_ENTROPY
     ):
         cross_entropies_of_rows(batch, output, losses, delta)
+        return
+    if whole.loss.code == MSE or whole.loss.code == QUADRATIC:
+        squared_errors_of_rows(batch, output, losses, delta)
         return
     for row in range(output.rows):
         losses[row] = loss_and_gradient(
@@ -716,10 +741,11 @@ cdef void sweep_up(
     )
     if takes_z(activation_of(net, top)):  # y has given its loss: z takes its place
         forward_share(&at, IDENTITY, source, output, share, panel)
-    differentiate_rows(
-        rows_between(output, share.first, share.last, workspace), delta, activation_of(net, top),
-        <floating> alpha_of(net, top), delta,
-    )
+    if activation_of(net, top) != IDENTITY:
+        differentiate_rows(
+            rows_between(output, share.first, share.last, workspace), delta,
+            activation_of(net, top), <floating> alpha_of(net, top), delta,
+        )
 
 
 cdef inline Matrix known_of(

@@ -196,6 +196,28 @@ static void multiply_on(bool goes_on, const T* start, const T* a, std::ptrdiff_t
     }
 }
 
+// c[j] = Σₖ b[k·b_step + j], to a whole vector: in more chains than a tile of one row would have.
+template <typename T>
+static void sum_rows(const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c,
+                     std::ptrdiff_t columns) {
+    using Vector = typename Pack<T>::type;
+    constexpr int chains = 8;
+    for (std::ptrdiff_t j = 0; j < columns; j += vector_width<T>()) {
+        Vector sums[chains] = {};
+        std::ptrdiff_t k = 0;
+        for (; k + chains <= depth; k += chains)
+#pragma GCC unroll 8
+            for (int chain = 0; chain < chains; ++chain)
+                sums[chain] += *reinterpret_cast<const Vector*>(b + (k + chain) * b_step + j);
+        for (; k < depth; ++k) sums[0] += *reinterpret_cast<const Vector*>(b + k * b_step + j);
+#pragma GCC unroll 3
+        for (int half = chains / 2; half > 0; half /= 2)
+#pragma GCC unroll 4
+            for (int chain = 0; chain < half; ++chain) sums[chain] += sums[chain + half];
+        *reinterpret_cast<Vector*>(c + j) = sums[0];
+    }
+}
+
 // Copies a tile: whole vectors, then what is left.
 template <typename T>
 static inline void copy_tile(const T* a, std::ptrdiff_t a_row, std::ptrdiff_t rows,
