@@ -16,9 +16,11 @@ static inline typename Pack<T>::type load_once(const T* a) {
     return *reinterpret_cast<const volatile typename Pack<T>::type*>(a);
 }
 
+enum { NEAR_BYTES = 1 << 15 };  // of a weight that the first cache may hold
+
 // c[r, j] = start[j] + Σₖ a[r·a_row + k] · b[k·b_step + j]: ROWS × VECTORS sums, rows of c one
-// after another; each element one chain of FMAs in the order of k.
-template <typename T, int ROWS, int VECTORS>
+// after another; each element one chain of FMAs in the order of k. NEAR: b is not asked for ahead.
+template <typename T, int ROWS, int VECTORS, bool NEAR>
 static inline void multiply_few_tile(const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
                                      std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c) {
     using Vector = typename Pack<T>::type;
@@ -31,8 +33,9 @@ static inline void multiply_few_tile(const T* start, const T* a, std::ptrdiff_t 
         for (int r = 0; r < ROWS; ++r)
             sums[r][v] = *reinterpret_cast<const Vector*>(start + v * width);
     for (std::ptrdiff_t k = 0; k < depth; ++k, ++a, b += b_step) {
+        if constexpr (!NEAR)
 #pragma GCC unroll 16
-        for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(b + ahead * b_step + v * width);
+            for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(b + ahead * b_step + v * width);
 #pragma GCC unroll 16
         for (int v = 0; v < VECTORS; ++v) {
             const Vector row = ROWS > 1 ? load_once(b + v * width)
@@ -52,10 +55,14 @@ template <typename T, int ROWS, int VECTORS = WIDE_TILE_VECTORS>
 static inline void multiply_few_vectors(const T* start, const T* a, std::ptrdiff_t a_row,
                                         const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth,
                                         T* c, std::ptrdiff_t vectors) {
-    if (vectors == VECTORS)
-        multiply_few_tile<T, ROWS, VECTORS>(start, a, a_row, b, b_step, depth, c);
-    else if constexpr (VECTORS > 1)
+    if (vectors == VECTORS) {
+        if (depth * b_step * std::ptrdiff_t(sizeof(T)) <= NEAR_BYTES)
+            multiply_few_tile<T, ROWS, VECTORS, true>(start, a, a_row, b, b_step, depth, c);
+        else
+            multiply_few_tile<T, ROWS, VECTORS, false>(start, a, a_row, b, b_step, depth, c);
+    } else if constexpr (VECTORS > 1) {
         multiply_few_vectors<T, ROWS, VECTORS - 1>(start, a, a_row, b, b_step, depth, c, vectors);
+    }
 }
 
 // The tile of `rows` ≤ WIDE_TILE_ROWS and `columns` ≤ wide_tile_columns; reads b up to a whole
