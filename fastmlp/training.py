@@ -157,7 +157,7 @@ def _run(plan: _Plan, epochs: int, listeners: Sequence[Callback]) -> History:
     """Train for a number of epochs, or until a listener says stop or the loss diverges."""
     names = [prefix + name for prefix in plan.data for name in ("loss", *plan.metrics)]
     history = History([*names, "seconds"])
-    pace = Pace()
+    pace = Pace.of_work(GRADIENT_WORK * plan.net.parameters.layout.work(plan.batch_size))
     for listener in listeners:
         listener.on_train_begin(plan.net, history)
     try:

@@ -512,6 +512,16 @@ def test_pieces_cover_the_range_and_grow_to_the_time_of_a_call(monkeypatch):
     assert list(pace.slices(0)) == []
 
 
+def test_the_first_call_has_as_many_steps_as_are_surely_short(monkeypatch):
+    assert [pacing.Pace.of_work(n).size for n in (0, 1e3, 5e6, 4.9e7, 1e12)] == [64, 64, 10, 1, 1]
+    sizes, run_steps = [], training._run_steps
+    monkeypatch.setattr(
+        training, "_run_steps", lambda *given: (sizes.append(len(given[-1])), run_steps(*given))
+    )
+    train(make_net(), batch_size=1, epochs=1)
+    assert sizes[0] == min(64, len(X))
+
+
 def test_an_epoch_s_mean_counts_batches_by_the_weights_of_their_samples():
     def mean(losses, sample_weight, n, size):
         return training._mean_over_samples(losses, sample_weight, np.arange(n)[::-1], size)
