@@ -209,10 +209,27 @@ def test_a_subclass_may_have_its_own_forward():
         def forward(self, X, out=None):
             return super().forward(X, out) / 2
 
-    net, x = Halved.from_sizes(SIZES, seed=0), samples()[0]
+    class Doubling:
+        def forward(self, X, out=None):
+            return 2 * super().forward(X, out)
+
+    class Mixed(Doubling, fm.MLP):
+        pass
+
+    class Quartered(Halved):
+        def __call__(self, X):
+            return self.forward(X) / 2
+
+    class Inherited(Quartered):
+        pass
+
+    x = samples()[0]
     outputs = make_net(activation="relu")(x)
-    for _ in range(3):
-        np.testing.assert_array_equal(net(x), outputs / 2)
+    parts = {Halved: 2, Mixed: 0.5, Quartered: 4, Inherited: 4}
+    for kind, part in parts.items():
+        net = kind.from_sizes(SIZES, seed=0)
+        for _ in range(3):
+            np.testing.assert_array_equal(net(x), outputs / part)
 
 
 def test_the_label_that_an_array_has_is_plain(count_quick):
