@@ -58,9 +58,10 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
     void multiply_few(const float* start, const float* a, Py_ssize_t a_row, const float* b,
                       Py_ssize_t b_step, Py_ssize_t depth, float* c, Py_ssize_t rows,
                       Py_ssize_t columns)
-    void multiply_swept(const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_step,
-                        Py_ssize_t depth, Py_ssize_t columns, float* c, Py_ssize_t c_row,
-                        Py_ssize_t rows)
+    void multiply_listed(const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_step,
+                         const Py_ssize_t* list, Py_ssize_t n, Py_ssize_t columns, float* c,
+                         Py_ssize_t c_row, Py_ssize_t rows)
+    Py_ssize_t count_rows(const float* x, Py_ssize_t x_row, Py_ssize_t samples, Py_ssize_t n)
     Py_ssize_t list_rows(const float* x, Py_ssize_t x_row, Py_ssize_t samples, Py_ssize_t first,
                          Py_ssize_t n, Py_ssize_t* list)
     void dot_rows(const float* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
@@ -75,9 +76,10 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
     void multiply_few(const double* start, const double* a, Py_ssize_t a_row, const double* b,
                       Py_ssize_t b_step, Py_ssize_t depth, double* c, Py_ssize_t rows,
                       Py_ssize_t columns)
-    void multiply_swept(const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_step,
-                        Py_ssize_t depth, Py_ssize_t columns, double* c, Py_ssize_t c_row,
-                        Py_ssize_t rows)
+    void multiply_listed(const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_step,
+                         const Py_ssize_t* list, Py_ssize_t n, Py_ssize_t columns, double* c,
+                         Py_ssize_t c_row, Py_ssize_t rows)
+    Py_ssize_t count_rows(const double* x, Py_ssize_t x_row, Py_ssize_t samples, Py_ssize_t n)
     Py_ssize_t list_rows(const double* x, Py_ssize_t x_row, Py_ssize_t samples, Py_ssize_t first,
                          Py_ssize_t n, Py_ssize_t* list)
     void dot_rows(const double* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
@@ -100,7 +102,9 @@ cdef enum:
     DEPTH_PART = 512  # products of such a weight that all tiles take in before they go on
     INPUT_ROWS = STACKED_ROWS  # of W that BP4 takes at once, of ROW_MULTIPLE at most
     INPUT_PANELS = 2  # of δ that repay that these inputs are packed
-    SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few
+    SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few …
+    LISTED_BYTES = 1 << 18  # … or if one sample leaves out a fifth of its rows; 4 × for each more
+    SWEPT_INPUTS = 1024  # of which those that are not 0 are listed at a time
     LISTED_ROWS = 64  # rows of a weight that a few samples take at a time
 
 
@@ -610,7 +614,7 @@ cdef inline void update_rows(
 cdef void forward_few(
     Matrix x, Matrix weight, Matrix bias, int64_t activation, floating alpha, Matrix out
 ) noexcept nogil:
-    """Compute a = σ(xW + b) of WIDE_TILE_ROWS samples at most; each row of W is read once."""
+    """Compute a = σ(xW + b) of WIDE_TILE_ROWS samples at most; rows of W are read at most once."""
     cdef floating sums[WIDE_TILE_SIZE]
     cdef floating start[WIDE_TILE_SIZE]
     cdef Py_ssize_t width = wide_tile_columns(sums), step = weight.stride
@@ -618,8 +622,7 @@ cdef void forward_few(
     cdef const floating* rows = <const floating*> x.data
     cdef const floating* source
     cdef const floating* begin
-    if (
-        weight.rows * weight.stride * sizeof(floating) >= SWEPT_BYTES and
+    if is_swept(x, weight, sums) and (
         whole_vectors(weight.columns, sums) <= min(weight.readable, out.readable)
     ):
         forward_swept(x, weight, bias, activation, alpha, out)
@@ -651,18 +654,37 @@ cdef void forward_few(
             )
 
 
+cdef inline bint is_swept(Matrix x, Matrix weight, floating* kind) noexcept nogil:
+    """Return whether a few samples take W by whole rows, without those whose inputs are all 0."""
+    cdef Py_ssize_t size = weight.rows * weight.stride * sizeof(floating), n
+    if size < LISTED_BYTES << 2 * (x.rows - 1) or size >= SWEPT_BYTES:
+        return size >= SWEPT_BYTES
+    n = count_rows(<const floating*> x.data, x.stride, x.rows, weight.rows)
+    return 5 * n <= 4 * weight.rows
+
+
 cdef void forward_swept(
     Matrix x, Matrix weight, Matrix bias, int64_t activation, floating alpha, Matrix out
 ) noexcept nogil:
-    """Compute a = σ(xW + b) of a few samples with the sums in `out`, to a whole vector."""
-    cdef Py_ssize_t r
+    """Compute a = σ(xW + b) of a few samples with the sums in `out`, to a whole vector.
+
+    Rows of W whose inputs are 0 are left out: units that ReLU has switched off, dropout's, and
+    what is 0 in the data.
+    """
+    cdef Py_ssize_t list[SWEPT_INPUTS]
+    cdef Py_ssize_t block, first, n, r
+    cdef const floating* inputs = <const floating*> x.data
     cdef floating* sums = <floating*> out.data
     for r in range(x.rows):
         copy_row(<const floating*> bias.data, weight.columns, sums + r * out.stride)
-    multiply_swept(
-        <const floating*> x.data, x.stride, <const floating*> weight.data, weight.stride,
-        weight.rows, weight.columns, sums, out.stride, x.rows,
-    )
+    for block in range(ceil_divide(weight.rows, SWEPT_INPUTS)):
+        first = block * SWEPT_INPUTS
+        n = min(SWEPT_INPUTS, weight.rows - first)
+        n = list_rows(inputs, x.stride, x.rows, first, n, list)
+        multiply_listed(
+            inputs, x.stride, <const floating*> weight.data, weight.stride, list, n,
+            weight.columns, sums, out.stride, x.rows,
+        )
     for r in range(x.rows):
         activate(
             sums + r * out.stride, weight.columns, activation, alpha, sums + r * out.stride

@@ -1362,6 +1362,8 @@ def network_forward(
 ) -> None:
     """Run the whole network forward: aˡ = σ(Wˡaˡ⁻¹ + bˡ) for every layer.
 
+    A weight whose input is 0 may be left out, which only tells where it is not finite.
+
     Parameters
     ----------
     layers : array of int64, shape (n_layers, 12)

@@ -79,46 +79,57 @@ static void multiply_few(const T* start, const T* a, std::ptrdiff_t a_row, const
         multiply_few<T, ROWS - 1>(start, a, a_row, b, b_step, depth, c, rows, columns);
 }
 
-// c[r, j] += Σₖ a[r·a_row + k] · b[k·b_step + j] of DEPTH rows of b, for `vectors` vectors.
-template <typename T, int ROWS, int DEPTH>
+// c[r, j] += Σₖ a[r·a_row + k] · b[k·b_step + j] for the COUNT rows k of b that are listed, and
+// `vectors` vectors.
+template <typename T, int ROWS, int COUNT>
 static inline void add_rows(const T* a, std::ptrdiff_t a_row, const T* b, std::ptrdiff_t b_step,
-                            std::ptrdiff_t vectors, T* c, std::ptrdiff_t c_row) {
+                            const std::ptrdiff_t* list, std::ptrdiff_t vectors, T* c,
+                            std::ptrdiff_t c_row) {
     using Vector = typename Pack<T>::type;
     constexpr std::ptrdiff_t width = vector_width<T>();
-    for (std::ptrdiff_t v = 0; v < vectors; ++v, b += width, c += width) {
+    const T* rows[COUNT];
+    T factors[ROWS][COUNT];
+#pragma GCC unroll 8
+    for (int k = 0; k < COUNT; ++k) {
+        rows[k] = b + list[k] * b_step;
+#pragma GCC unroll 3
+        for (int r = 0; r < ROWS; ++r) factors[r][k] = a[r * a_row + list[k]];
+    }
+    for (std::ptrdiff_t j = 0; j < vectors * width; j += width) {
         Vector sums[ROWS];
 #pragma GCC unroll 3
-        for (int r = 0; r < ROWS; ++r) sums[r] = *reinterpret_cast<const Vector*>(c + r * c_row);
+        for (int r = 0; r < ROWS; ++r)
+            sums[r] = *reinterpret_cast<const Vector*>(c + r * c_row + j);
 #pragma GCC unroll 8
-        for (int k = 0; k < DEPTH; ++k) {
-            const Vector row = ROWS > 1 ? load_once(b + k * b_step)
-                                        : *reinterpret_cast<const Vector*>(b + k * b_step);
+        for (int k = 0; k < COUNT; ++k) {
+            const Vector row = ROWS > 1 ? load_once(rows[k] + j)
+                                        : *reinterpret_cast<const Vector*>(rows[k] + j);
 #pragma GCC unroll 3
-            for (int r = 0; r < ROWS; ++r) sums[r] += a[r * a_row + k] * row;
+            for (int r = 0; r < ROWS; ++r) sums[r] += factors[r][k] * row;
         }
 #pragma GCC unroll 3
-        for (int r = 0; r < ROWS; ++r) *reinterpret_cast<Vector*>(c + r * c_row) = sums[r];
+        for (int r = 0; r < ROWS; ++r) *reinterpret_cast<Vector*>(c + r * c_row + j) = sums[r];
     }
 }
 
-// c += a·b of `rows` ≤ WIDE_TILE_ROWS, as b lies in memory: several whole rows at a time, while
-// the sums wait in L1. What comes from far is read at full speed only so: where tiles walk down
-// columns of 2048 × 2048 weights each step is in another page, and they take 6 % longer. Reads and
-// writes up to a whole vector; the sums are those of a tile to the bit.
+// c += a·b of `rows` ≤ WIDE_TILE_ROWS and the n rows of b that are listed, as b lies in memory:
+// several whole rows at a time, while the sums wait in L1. What comes from far is read at full
+// speed only so: where tiles walk down columns of 2048 × 2048 weights each step is in another page,
+// and they take 6 % longer. Reads and writes up to a whole vector; the sums are those of a tile to
+// the bit.
 template <typename T, int ROWS = WIDE_TILE_ROWS>
-static void multiply_swept(const T* a, std::ptrdiff_t a_row, const T* b, std::ptrdiff_t b_step,
-                           std::ptrdiff_t depth, std::ptrdiff_t columns, T* c,
-                           std::ptrdiff_t c_row, std::ptrdiff_t rows) {
+static void multiply_listed(const T* a, std::ptrdiff_t a_row, const T* b, std::ptrdiff_t b_step,
+                            const std::ptrdiff_t* list, std::ptrdiff_t n, std::ptrdiff_t columns,
+                            T* c, std::ptrdiff_t c_row, std::ptrdiff_t rows) {
     constexpr std::ptrdiff_t several = 4, width = vector_width<T>();
     const std::ptrdiff_t vectors = (columns + width - 1) / width;
     if (rows == ROWS) {
         std::ptrdiff_t k = 0;
-        for (; k + several <= depth; k += several)
-            add_rows<T, ROWS, several>(a + k, a_row, b + k * b_step, b_step, vectors, c, c_row);
-        for (; k < depth; ++k)
-            add_rows<T, ROWS, 1>(a + k, a_row, b + k * b_step, b_step, vectors, c, c_row);
+        for (; k + several <= n; k += several)
+            add_rows<T, ROWS, several>(a, a_row, b, b_step, list + k, vectors, c, c_row);
+        for (; k < n; ++k) add_rows<T, ROWS, 1>(a, a_row, b, b_step, list + k, vectors, c, c_row);
     } else if constexpr (ROWS > 1) {
-        multiply_swept<T, ROWS - 1>(a, a_row, b, b_step, depth, columns, c, c_row, rows);
+        multiply_listed<T, ROWS - 1>(a, a_row, b, b_step, list, n, columns, c, c_row, rows);
     }
 }
 
@@ -143,6 +154,25 @@ static inline std::ptrdiff_t list_rows(const T* x, std::ptrdiff_t x_row, std::pt
         list[count] = r;
         count += bits != 0;
     }
+    return count;
+}
+
+// Counts the rows, of n, where one of the samples is not 0.
+template <typename T>
+static std::ptrdiff_t count_rows(const T* x, std::ptrdiff_t x_row, std::ptrdiff_t samples,
+                                 std::ptrdiff_t n) {
+    using Vector = typename Pack<T>::type;
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    decltype(Vector{} != Vector{}) counts = {};
+    std::ptrdiff_t j = 0, list[width];
+    for (; j + width <= n; j += width) {
+        auto any = *reinterpret_cast<const Vector*>(x + j) != Vector{};
+        for (std::ptrdiff_t i = 1; i < samples; ++i)
+            any |= *reinterpret_cast<const Vector*>(x + i * x_row + j) != Vector{};
+        counts -= any;
+    }
+    std::ptrdiff_t count = list_rows(x, x_row, samples, j, n - j, list);
+    for (std::ptrdiff_t lane = 0; lane < width; ++lane) count += counts[lane];
     return count;
 }
 

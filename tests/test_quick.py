@@ -401,6 +401,37 @@ def test_large_weights_are_swept_to_the_same_bits(dtype, sizes):
     np.testing.assert_allclose(expected, z, rtol=0, atol=1e-4 * np.abs(z).max())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(530, 1040, 17), (400, 304), (300, 290, 17), (2100, 48)])
+def test_inputs_of_0_are_left_out_to_the_same_bits(dtype, sizes):
+    """Near and far weights, with units that are off, and with few and many inputs of 0."""
+    net, rng = make_net(dtype, "relu", sizes), np.random.default_rng(0)
+    X = samples(dtype, 12, sizes[0])
+    for share in (0.1, 0.25, 0.6, 1):
+        X[:, rng.random(sizes[0]) < share] = 0
+        X[1] *= -1  # −0 is 0
+        expected = net(X)  # by tiles
+        for n in (1, 2, 3):
+            np.testing.assert_array_equal(net(X[:n]), expected[:n])
+        np.testing.assert_array_equal(net(X[1]), expected[1])
+    np.testing.assert_array_equal(net(X[0]), net(np.zeros_like(X[0])))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_not_finite_counts_unless_its_input_is_0(dtype):
+    net, x = make_net(dtype, "relu", (530, 544)), samples(dtype, 1, 530)[0]
+    x[:300] = 0
+    expected = net(x)
+    assert np.isfinite(expected).all()
+    for value in (np.nan, np.inf, -np.inf):
+        x[299], net.weights[0][:, 299] = 0, value
+        np.testing.assert_array_equal(net(x), expected)
+        x[299] = np.finfo(dtype).smallest_subnormal
+        assert not np.isfinite(net(x)).any()
+        x[299], net.weights[0][:, 299] = value, 1
+        assert not np.isfinite(net(x)).any()
+
+
 def test_samples_among_the_parameters_are_those_before_the_step():
     """Rows of a weight may be samples and targets."""
     own, apart = (fm.MLP.from_sizes([5, 5], seed=0) for _ in range(2))
