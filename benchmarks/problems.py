@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from math import sqrt
 
@@ -92,20 +93,25 @@ class Problem:
         return 1e-4 if self.job == "adam" else 1e-3
 
     def work(self, n_threads: int) -> Work:
-        """Count the operations and bytes of a step: x·W, δ·Wᵀ above layer 1, xᵀ·δ."""
-        products = [n_in * n_out for n_in, n_out in pairwise(self.sizes)]
-        n_weights, itemsize = sum(products), np.dtype(self.dtype).itemsize
-        state = STATE.get(self.job, 0)
+        """Count the operations and bytes of a step: x·W, δ·Wᵀ above layer 1, xᵀ·δ.
+
+        Weights that a single sample need not meet do not count, whoever reads them.
+        """
+        n_weights, met = sum(n_in * n_out for n_in, n_out in pairwise(self.sizes)), _met(self)
+        itemsize, state, n_met = np.dtype(self.dtype).itemsize, STATE.get(self.job, 0), sum(met)
+        n_changed = n_met if self.job == "sgd" else n_weights
+        both = 2 * n_met - met[0]  # forward and backward
+        step = (1 + state) * n_changed
         passes, reads, writes, kept = {
-            "forward": (n_weights, 1, 0, 1),
-            "gradient": (3 * n_weights - products[0], 2, 1, 2),
-            "factored": (2 * n_weights - products[0], 2, 0, 1),
-        }.get(self.job, (3 * n_weights - products[0], 2 + state, 1 + state, 1 + state))
+            "forward": (n_met, n_met, 0, 1),
+            "gradient": (both + n_changed, 2 * n_met, n_changed, 2),
+            "factored": (both, 2 * n_met, 0, 1),
+        }.get(self.job, (both + n_changed, n_met + step, step, 1 + state))
         data = self.batch_size * self.sizes[0]
         return Work(
             flops=2.0 * self.batch_size * passes,
-            read=itemsize * (reads * n_weights + data),
-            written=itemsize * (writes * n_weights + self.batch_size * self.sizes[-1]),
+            read=itemsize * (reads + data),
+            written=itemsize * (writes + self.batch_size * self.sizes[-1]),
             footprint=itemsize * (kept * n_weights + self.n_batches * data),
             dtype=self.dtype,
             n_threads=n_threads,
@@ -158,3 +164,22 @@ class Problem:
             weight /= sqrt(n_in)
             parameters.append((weight, rng.standard_normal(n_out, self.dtype) / 10))
         return parameters
+
+
+@cache
+def _met(problem: Problem) -> list[float]:
+    """Count the weights of each layer that a batch meets: of single samples, on the average.
+
+    Behind ReLU a sample leaves out those whose input is 0: forward, backward, and in the
+    updates of plain gradient descent.
+    """
+    shares = [1.0] * (len(problem.sizes) - 1)
+    if problem.single and problem.activation == "relu":
+        x, _ = problem.samples()
+        for index, (weight, bias) in enumerate(problem.initial_parameters()):
+            shares[index] = np.count_nonzero(x) / x.size
+            x = np.maximum(x @ weight.T + bias, 0)
+    return [
+        share * n_in * n_out
+        for share, (n_in, n_out) in zip(shares, pairwise(problem.sizes), strict=True)
+    ]

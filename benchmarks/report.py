@@ -88,7 +88,8 @@ def _blocks(results: Results) -> Iterator[Block]:
         "the first case in the same round, the median of them, with ≈ if it is a draw; then the "
         "share of the ceiling that binds, multiply-adds in registers or memory traffic, measured "
         "between the rounds; of memory traffic it can pass 100 %, where what is read twice comes "
-        "from a nearer cache the second time. In a full run, where a step takes longer than "
+        "from a nearer cache the second time. Weights that a single sample meets with an input of "
+        "0 do not count. In a full run, where a step takes longer than "
         f"{1e3 * LONG:.0f} ms, several processes of each library share the rounds."
     )
     yield (

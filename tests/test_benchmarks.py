@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 from types import SimpleNamespace
@@ -469,6 +470,23 @@ def test_what_must_be_held_is_what_training_makes():
     real = Problem((5, 7, 3), 4, "sgd", "tanh", "quadratic", "float64", 2)
     assert real.held_bytes()["data"] == sum(part.nbytes for part in real.samples())
     assert real.held_bytes()["optimizer state"] == 0
+
+
+def test_weights_that_no_sample_meets_are_no_work():
+    sizes, n_hidden = (40, 30, 10), 30
+    problem = Problem(sizes, job="sgd", single=True, n_batches=1)
+    (weight, bias), _ = problem.initial_parameters()
+    n_on = int((weight @ problem.samples()[0][0] + bias > 0).sum())
+    assert 0 < n_on < n_hidden
+    met = 40 * 30 + n_on * 10
+    work = problem.work(1)
+    assert work.flops == 2 * (3 * met - 40 * 30)
+    assert (work.read, work.written) == (4 * (2 * met + 40), 4 * (met + 10))
+    stored = replace(problem, job="gradient").work(1)
+    assert stored.read == 4 * (2 * met + 40)
+    assert stored.written == 4 * (40 * 30 + 30 * 10 + 10)
+    for other in (replace(problem, activation="tanh"), replace(problem, single=False)):
+        assert other.work(1).written == 4 * (40 * 30 + 30 * 10 + 10)
 
 
 def test_progress_counts_cases_and_names_groups_where_there_is_no_terminal(capsys, monkeypatch):
