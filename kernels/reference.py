@@ -2,7 +2,8 @@
 
 This is the ``numpy`` backend: the oracle of the tests and the baseline of the
 benchmarks. The Numba and Cython backends have the same functions with the same
-arguments and the same results up to rounding, NaN and ±inf included.
+arguments and the same results up to rounding, NaN and ±inf included; only a weight whose
+input is 0 may be left out, which tells where it is not finite.
 
 Conventions
 -----------
@@ -1361,8 +1362,6 @@ def network_forward(
     n_threads: int = 1,
 ) -> None:
     """Run the whole network forward: aˡ = σ(Wˡaˡ⁻¹ + bˡ) for every layer.
-
-    A weight whose input is 0 may be left out, which only tells where it is not finite.
 
     Parameters
     ----------
