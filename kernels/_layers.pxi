@@ -451,7 +451,10 @@ cdef void backward_input_tiles(
     int thread,
     int n_threads,
 ) noexcept nogil:
-    """Compute this thread's tiles of δWᵀ ⊙ σ' (BP2); the panel is its own. out may be y_or_z."""
+    """Compute this thread's tiles of δWᵀ ⊙ σ' (BP2); the panel is its own. out may be y_or_z.
+
+    Where W lies far away, the tiles of one panel ask for the rows of the next.
+    """
     cdef floating sums_room[TILE_ROOM]
     cdef floating known_room[TILE_ROOM]
     cdef floating start[PANEL_WIDTH]
@@ -461,6 +464,8 @@ cdef void backward_input_tiles(
     cdef floating* zeros = start_at_zero(start, PANEL_WIDTH)
     cdef floating* known = start_at_zero(at_line(known_room), TILE_SIZE)
     cdef Py_ssize_t tile, panel_index, row, rows, row_tile = 0, column = 0, columns = 0
+    cdef Py_ssize_t line = vector_width(sums), asked = 0, end = 0
+    cdef bint far_away = is_far_away(weight, grid, sums)
     cdef bint known_in_place = lies_in_tiles(y_or_z, grid, sums)
     cdef bint in_place = out.data != y_or_z.data and lies_in_tiles(out, grid, sums)
     for tile in range(grid.first, grid.last):
@@ -469,14 +474,26 @@ cdef void backward_input_tiles(
             column = start_of(grid, panel_index, sums)
             columns = start_of(grid, panel_index + 1, sums) - column
             pack_transposed(weight, column, columns, panel)
+            asked = (column + columns) * weight.stride
+            end = asked
+            if far_away and (panel_index + 1) * grid.row_tiles < grid.last:
+                end = start_of(grid, panel_index + 2, sums) * weight.stride
         row = row_of(grid, row_tile)
         rows = row_of(grid, row_tile + 1) - row
         if in_place:
             sums = <floating*> out.data + row * out.stride
-        multiply(
-            zeros, <const floating*> delta.data + row * delta.stride, delta.stride, 1, panel,
-            width, weight.columns, sums, rows, columns,
-        )
+        if asked < end:
+            multiply_on(
+                False, zeros, <const floating*> delta.data + row * delta.stride, delta.stride,
+                panel, width, weight.columns, sums, rows, columns,
+                <const floating*> weight.data + asked, line,
+            )
+            asked += weight.columns * line
+        else:
+            multiply(
+                zeros, <const floating*> delta.data + row * delta.stride, delta.stride, 1, panel,
+                width, weight.columns, sums, rows, columns,
+            )
         if known_in_place:
             known = <floating*> y_or_z.data + row * y_or_z.stride
         else:
