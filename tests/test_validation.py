@@ -231,7 +231,7 @@ def test_fit_refuses_what_is_not_finite(net, where, value, message):
 
 
 def test_large_finite_numbers_are_not_refused(net):
-    # Their float32 sum is infinite.
+    # Though their sum is infinite.
     x = np.full((4, 4), np.finfo(np.float32).max)
     fm._validation.check_finite("X", x)
 
