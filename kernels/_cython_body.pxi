@@ -18,6 +18,7 @@ cdef extern from "team.hpp" namespace "fastmlp" nogil:
 include "_scalars.pxi"
 include "_layers.pxi"
 include "_network.pxi"
+include "_lanes.pxi"
 include "_units.pxi"
 
 cnp.import_array()

@@ -29,6 +29,10 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
                      const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
                      Py_ssize_t rows, Py_ssize_t columns, const float* next,
                      Py_ssize_t next_step)
+    void multiply_lanes(const float* start, Py_ssize_t start_step, const float* a,
+                        Py_ssize_t a_row, Py_ssize_t a_step, const float* b, Py_ssize_t b_step,
+                        Py_ssize_t depth, float* c, Py_ssize_t c_row, Py_ssize_t rows,
+                        Py_ssize_t columns)
     void sum_rows(const float* b, Py_ssize_t b_step, Py_ssize_t depth, float* c,
                   Py_ssize_t columns)
     void transpose(const float* a, Py_ssize_t a_row, float* c, Py_ssize_t c_row)
@@ -49,6 +53,10 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
                      const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
                      Py_ssize_t rows, Py_ssize_t columns, const double* next,
                      Py_ssize_t next_step)
+    void multiply_lanes(const double* start, Py_ssize_t start_step, const double* a,
+                        Py_ssize_t a_row, Py_ssize_t a_step, const double* b, Py_ssize_t b_step,
+                        Py_ssize_t depth, double* c, Py_ssize_t c_row, Py_ssize_t rows,
+                        Py_ssize_t columns)
     void sum_rows(const double* b, Py_ssize_t b_step, Py_ssize_t depth, double* c,
                   Py_ssize_t columns)
     void transpose(const double* a, Py_ssize_t a_row, double* c, Py_ssize_t c_row)
@@ -239,6 +247,20 @@ cdef inline const floating* panel_of(
     return panel
 
 
+cdef inline void transpose_squares(
+    const floating* source, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t columns,
+    floating* out, Py_ssize_t out_stride,
+) noexcept nogil:
+    """Copy rows to columns, in whole squares of a vector's width."""
+    cdef Py_ssize_t k, j, square = vector_width(out)
+    for k in range(columns // square):
+        for j in range(rows // square):
+            transpose(
+                source + j * square * stride + k * square, stride,
+                out + k * square * out_stride + j * square, out_stride,
+            )
+
+
 cdef inline void pack_transposed(
     Matrix b, Py_ssize_t row, Py_ssize_t rows, floating* panel
 ) noexcept nogil:
@@ -246,12 +268,7 @@ cdef inline void pack_transposed(
     cdef Py_ssize_t k, j, width = tile_columns(panel), square = vector_width(panel)
     cdef Py_ssize_t whole_rows = rows // square, whole_columns = b.columns // square
     cdef const floating* source = <const floating*> b.data + row * b.stride
-    for k in range(whole_columns):
-        for j in range(whole_rows):
-            transpose(
-                source + j * square * b.stride + k * square, b.stride,
-                panel + k * square * width + j * square, width,
-            )
+    transpose_squares(source, b.stride, rows, b.columns, panel, width)
     for k in range(b.columns):
         for j in range(whole_rows * square if k < whole_columns * square else 0, rows):
             panel[k * width + j] = source[j * b.stride + k]

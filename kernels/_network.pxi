@@ -7,8 +7,8 @@
 # be there as a whole before the first weight changes. A layer that is wider than the batch has
 # more weights than inputs: there each thread takes columns, of all rows, forward and in BP2,
 # with a barrier before and after, and the weights that it has changed are those that it needs.
-# Where a batch is large and the network small, a gradient for each of some parts of the batch
-# takes the place of the rows.
+# Where the network is narrow, or small against the batch, threads take parts of the batch, with a
+# gradient for each, and samples in the lanes of vectors: see _lanes.pxi.
 
 cdef enum:  # samples of a batch, whatever part of it a thread has
     SWEPT_ROWS = 8  # up to which ∂W is made row by row of W, not by tiles
@@ -636,13 +636,12 @@ cdef inline Matrix input_of(
 
 
 cdef inline void gather_rows(const Data* batch, Matrix out, floating* kind) noexcept nogil:
-    cdef Py_ssize_t row, j
-    cdef const floating* source
-    cdef floating* sink = <floating*> out.data
+    cdef Py_ssize_t row
     for row in range(out.rows):
-        source = <const floating*> batch.x.data + batch.order[row] * batch.x.stride
-        for j in range(out.columns):
-            sink[row * out.stride + j] = source[j]
+        copy_tile(
+            <const floating*> batch.x.data + sample_of(batch, row) * batch.x.stride, 0, 1,
+            out.columns, <floating*> out.data + row * out.stride, 0,
+        )
 
 
 cdef void carry_delta(
@@ -968,25 +967,30 @@ cdef double square_of_part(
     return total
 
 
-cdef void update_part(
-    const Network* net, const Step* step, Py_ssize_t part, floating scale
+cdef void update_parts(
+    const Network* net, const Step* step, Py_ssize_t first, Py_ssize_t last, floating scale
 ) noexcept nogil:
-    """Scale a part of the stored gradient and update its weights and biases."""
-    cdef Py_ssize_t index, row, at, j
+    """Scale some parts of the stored gradient and update their weights and biases."""
+    cdef Py_ssize_t index, begin, rows, row, at, j, columns
     cdef const int64_t* layer
     cdef floating* grad
     cdef Update to
     for index in range(net.n_layers):
         layer = layer_of(net, index)
         to = update_of(layer, step, &scale)
-        for row in range(row_of_part(layer, part), row_of_part(layer, part + 1)):
+        begin, columns = row_of_part(layer, first), layer[WEIGHT_COLUMNS]
+        rows = row_of_part(layer, last) - begin
+        grad = <floating*> step.grad + layer[WEIGHT] + begin * layer[STRIDE]
+        for row in range(rows if scale != 1 else 0):
+            for j in range(columns):
+                grad[row * layer[STRIDE] + j] *= scale
+        if layer[STRIDE] == whole_vectors(columns, grad):
+            update_rows(&to, to.weight, to.weight_state, begin, 0, grad, rows, columns)
+            continue
+        for row in range(rows):
             at = row * layer[STRIDE]
-            grad = <floating*> step.grad + layer[WEIGHT] + at
-            if scale != 1:
-                for j in range(layer[WEIGHT_COLUMNS]):
-                    grad[j] *= scale
             update_rows(
-                &to, to.weight, to.weight_state, row, 0, grad, 1, layer[WEIGHT_COLUMNS]
+                &to, to.weight, to.weight_state, begin + row, 0, grad + at, 1, columns
             )
 
 
@@ -1011,75 +1015,58 @@ cdef void update_clipped(
     norm = sqrt(total)
     if norm > step.clip_norm:
         scale = <floating> (step.clip_norm / norm)
-    for part in range(first, last):
-        update_part(net, step, part, scale)
+    update_parts(net, step, first, last, scale)
 
 
-# A batch that is large against the network goes in parts, whatever the number of threads. A
-# thread takes blocks of a part's rows through all layers and back while they are in
-# its cache, and adds what they give to the part's gradient. The sums of the parts are added in
-# one order, each thread's share of the weights by that thread.
-
-cdef enum:
-    MOST_PARTS = 32
-    LEAST_PARTS = 4
-    PART_ROWS = 128  # at least
-    BLOCK_ROWS = 128  # at most
-
+# The batch of a narrow network goes in parts, and so does one that is large against the network,
+# whatever the number of threads. A thread takes blocks of a part's samples through all layers and
+# back while they are in its cache, and adds what they give to the part's gradient. The sums of the
+# parts are added in one order, each thread's share of the weights by that thread.
 
 cdef inline Py_ssize_t arena_size(const Network* net) noexcept nogil:
     cdef const int64_t* layer = layer_of(net, net.n_layers - 1)
     return layer[WEIGHT] + parameter_rows(layer) * layer[STRIDE]
 
 
+cdef inline bint is_narrow(const Network* net) noexcept nogil:
+    cdef Py_ssize_t index
+    for index in range(net.n_layers):
+        if max(layer_of(net, index)[N_IN], layer_of(net, index)[N_OUT]) > NARROW:
+            return False
+    return True
+
+
 cdef inline Py_ssize_t parts_of(const Network* net, Py_ssize_t n, floating* kind) noexcept nogil:
-    """Return the parts of a batch: their gradients must fit into half of what outputs take."""
-    cdef Py_ssize_t of_a_row = losses_in(net, 1, kind) - kind
+    """Return the parts of a batch, or 0 where it is taken as a whole, layer by layer.
+
+    Gradients of parts must fit into half of what outputs take, unless the network is narrow.
+    """
     cdef Py_ssize_t parts = min(n // PART_ROWS, MOST_PARTS)
-    if parts < LEAST_PARTS or 2 * parts * arena_size(net) > n * of_a_row:
-        return 1
-    if not net.is_dense or net.is_penalized:
-        return 1
-    return parts
-
-
-cdef void gradient_of_rows(
-    const Network* net, const Data* batch, Py_ssize_t begin, Py_ssize_t end, floating* grad,
-    floating* losses, floating* workspace, Py_ssize_t size,
-) noexcept nogil:
-    """Store the gradient of some rows, and the loss of each."""
-    cdef Step step = storing_step(grad)
-    cdef Py_ssize_t n_rows = end - begin
-    cdef Py_ssize_t n_blocks = ceil_divide(n_rows, BLOCK_ROWS), index, first, n
-    cdef floating* panel
-    cdef Share share
-    cdef Data block
-    for index in range(n_blocks):
-        first = begin + n_rows * index // n_blocks
-        block = part_of(batch, first, begin + n_rows * (index + 1) // n_blocks, workspace)
-        n = block.x.rows
-        panel = notes_in(net, net.n_layers, n, workspace)
-        share = only_rows(0, n)
-        sweep_up(net, &block, &share, workspace, panel)
-        sweep_down(net, &block, &share, workspace, panel)
-        update_layers(
-            net, &block, &step, workspace, panel, size - (panel - workspace), 0, 1
-        )
-        copy_row(losses_in(net, n, workspace), n, losses + first)
-        step.optimizer = ADD
+    if n < ROW_MULTIPLE or not net.is_dense or net.is_penalized:
+        return 0
+    if is_narrow(net):
+        return max(1, min(n // NARROW_PART_ROWS, MOST_PARTS))
+    if parts < LEAST_PARTS:
+        return 0
+    return parts if 2 * parts * arena_size(net) <= n * (losses_in(net, 1, kind) - kind) else 0
 
 
 cdef void add_gradients(
-    const Network* net, const floating* grads, Py_ssize_t n_parts, Py_ssize_t part, floating* out
+    const Network* net, const floating* grads, Py_ssize_t n_parts, Py_ssize_t first,
+    Py_ssize_t last, floating* out,
 ) noexcept nogil:
-    """Add the gradients of the batch's parts, in this one of the NORM_PARTS of the weights."""
+    """Add the gradients of the batch's parts, in some of the NORM_PARTS of the weights.
+
+    `out` may be the first of them.
+    """
     cdef Py_ssize_t index, row, at, j, summand, size = arena_size(net)
     cdef const int64_t* layer
-    for index in range(net.n_layers):
+    for index in range(net.n_layers if n_parts > 1 or out != grads else 0):
         layer = layer_of(net, index)
-        for row in range(row_of_part(layer, part), row_of_part(layer, part + 1)):
+        for row in range(row_of_part(layer, first), row_of_part(layer, last)):
             at = layer[WEIGHT] + row * layer[STRIDE]
-            copy_row(grads + at, layer[WEIGHT_COLUMNS], out + at)
+            if out != grads:
+                copy_row(grads + at, layer[WEIGHT_COLUMNS], out + at)
             for summand in range(1, n_parts):
                 for j in range(at, at + layer[WEIGHT_COLUMNS]):
                     out[j] += grads[summand * size + j]
@@ -1094,24 +1081,24 @@ cdef void train_step_in_parts(
     cdef floating* grads = workspace + ceil_divide(n, ROW_MULTIPLE) * ROW_MULTIPLE
     cdef floating* blocks = grads + parts * size
     cdef Py_ssize_t room = step.workspace_size - (blocks - workspace)
-    cdef Py_ssize_t needed = notes_in(net, net.n_layers, BLOCK_ROWS, blocks) - blocks
-    cdef int workers = <int> min(n_threads, room // (needed + panel_room(net, BLOCK_ROWS)))
+    cdef Py_ssize_t block = block_room(net, min(n, LANE_SAMPLES), blocks)
+    cdef Py_ssize_t first = NORM_PARTS * thread // n_threads
+    cdef Py_ssize_t last = NORM_PARTS * (thread + 1) // n_threads
+    cdef int workers = <int> min(n_threads, room // block)
     cdef Step summed = step[0]
-    room = room // workers // ROW_MULTIPLE * ROW_MULTIPLE
     if thread < workers:
         for part in range(parts * thread // workers, parts * (thread + 1) // workers):
-            gradient_of_rows(
+            gradient_in_lanes(
                 net, batch, n * part // parts, n * (part + 1) // parts, grads + part * size,
-                workspace, blocks + thread * room, room,
+                workspace, blocks + thread * block,
             )
     team_barrier(n_threads)
     if step.grad is NULL:
-        summed.grad = blocks  # which are free once the gradients of the parts are stored
-    for part in range(NORM_PARTS * thread // n_threads, NORM_PARTS * (thread + 1) // n_threads):
-        add_gradients(net, grads, parts, part, <floating*> summed.grad)
-        if step.grad is NULL:
-            update_part(net, &summed, part, <floating> 1)
-    if step.grad is not NULL:
+        summed.grad = grads
+    add_gradients(net, grads, parts, first, last, <floating*> summed.grad)
+    if step.grad is NULL:
+        update_parts(net, &summed, first, last, <floating> 1)
+    else:
         update_clipped(net, step, blocks, thread, n_threads)
 
 
@@ -1156,7 +1143,7 @@ cdef void train_step(
     cdef Py_ssize_t parts = parts_of(net, batch.x.rows, workspace)
     cdef floating* losses = workspace
     cdef double added = penalty(net, workspace) if thread == 0 else 0  # before weights change
-    if parts > 1:
+    if parts:
         train_step_in_parts(net, batch, step, parts, workspace, thread, n_threads)
     else:
         losses = losses_in(net, batch.x.rows, workspace)

@@ -21,9 +21,15 @@ from .catalogue import (
     CODES,
     FAR_BYTES,
     FAR_ROW_BLOCK,
+    LANE_SAMPLES,
     LAYER_COLUMNS,
+    LEAST_PARTS,
+    MOST_PARTS,
+    NARROW,
+    NARROW_PART_ROWS,
     PACKED_BYTES,
     PANEL_WIDTH,
+    PART_ROWS,
     ROW_BLOCK,
     ROW_MULTIPLE,
 )
@@ -38,13 +44,16 @@ __all__ = [
     "layer_table",
     "notes_size",
     "panel_size",
+    "parts_size",
     "row_block",
     "row_stride",
     "sample_workspace_size",
     "training_workspace_size",
 ]
 
-N_IN, N_OUT, BIAS, KIND = map(LAYER_COLUMNS.index, ("N_IN", "N_OUT", "BIAS", "KIND"))
+N_IN, N_OUT, STRIDE, BIAS, KIND = map(
+    LAYER_COLUMNS.index, ("N_IN", "N_OUT", "STRIDE", "BIAS", "KIND")
+)
 DENSE = CODES["DENSE"]
 NORMS = tuple(CODES[name] for name in ("LAYER_NORM", "BATCH_NORM", "BATCH_NORM_TRAINING"))
 
@@ -327,7 +336,44 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
         panel_size(n_rows, n_threads, n_panels=n_panels),
         forward_workspace_size(layers, n_rows, itemsize, n_threads),
     )
-    return n_rows * of_a_row + losses + notes + scratch
+    in_parts = parts_size(layers, n_rows, itemsize, n_threads)
+    return losses + max(n_rows * of_a_row + notes + scratch, in_parts)
+
+
+def parts_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
+    """Return the elements that a batch takes of which gradients are computed in parts.
+
+    Parameters
+    ----------
+    layers : numpy.ndarray of int64, shape (n_layers, 12)
+        The network.
+    n_rows : int
+        Samples of the largest batch.
+    itemsize : int
+        Bytes of an element.
+    n_threads : int
+        Threads that run the kernel.
+
+    Returns
+    -------
+    int
+        A gradient for each part, and for each thread a block of samples: the inputs, a and z of
+        every layer, δ of two, and three matrices of outputs or one of inputs. If the network is
+        not narrow, half of what all outputs take, and a block for one thread.
+    """
+    n_in, widths = int(layers[0, N_IN]), layers[:, N_OUT].tolist()
+    strides = [row_stride(n, itemsize) for n in (n_in, *widths)]
+    n_lanes = min(-(-n_rows // ROW_MULTIPLE) * ROW_MULTIPLE, LANE_SAMPLES)
+    forms = max(strides[0], 3 * max(strides[1:]))
+    block = n_lanes * (n_in + 2 * sum(widths) + 2 * max(strides[1:]) + forms)
+    gradient = int(layers[-1, BIAS] + layers[-1, STRIDE])
+    if max(n_in, *widths) <= NARROW:
+        parts = max(1, min(n_rows // NARROW_PART_ROWS, MOST_PARTS))
+        return parts * gradient + min(n_threads, parts) * block
+    half = n_rows * (strides[0] + 2 * sum(strides[1:])) // 2
+    if n_rows < LEAST_PARTS * PART_ROWS or LEAST_PARTS * gradient > half:
+        return 0
+    return half + block
 
 
 def jacobian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:

@@ -19,14 +19,20 @@ __all__ = [
     "FAR_BYTES",
     "FAR_ROW_BLOCK",
     "FIRST_CUSTOM",
+    "LANE_SAMPLES",
     "LAYER_COLUMNS",
     "LAYER_KINDS",
+    "LEAST_PARTS",
     "LOSSES",
+    "MOST_PARTS",
+    "NARROW",
+    "NARROW_PART_ROWS",
     "NORM_PARTS",
     "OPTIMIZERS",
     "OUTPUT_ACTIVATIONS",
     "PACKED_BYTES",
     "PANEL_WIDTH",
+    "PART_ROWS",
     "ROW_BLOCK",
     "ROW_MULTIPLE",
     "SETTING_COLUMNS",
@@ -657,6 +663,16 @@ QUICK_ROWS = 256
 #: the elements of the smallest workspace of packed panels.
 NORM_PARTS = 32
 
+#: Features, or units, of the widest layer of a narrow network.
+NARROW = 128
+
+#: Parts of a batch whose gradients are computed apart: MOST_PARTS at most, of NARROW_PART_ROWS
+#: samples at least if there are several; or, if the network is not narrow, LEAST_PARTS at least, of
+#: PART_ROWS samples at least. They go through the layers in blocks of LANE_SAMPLES at most.
+MOST_PARTS, LEAST_PARTS = 32, 4
+NARROW_PART_ROWS, PART_ROWS = 64, 128
+LANE_SAMPLES = 96
+
 #: Columns of the table of a user-defined activation. FORWARD, GRADIENT and CURVATURE are the
 #: addresses of C functions of (source, n, sink) for float32, each followed by that for float64.
 CUSTOM_COLUMNS = (
@@ -694,4 +710,10 @@ CODES: dict[str, int] = {
     "FAR_BYTES": FAR_BYTES,
     "QUICK_ROWS": QUICK_ROWS,
     "NORM_PARTS": NORM_PARTS,
+    "NARROW": NARROW,
+    "MOST_PARTS": MOST_PARTS,
+    "LEAST_PARTS": LEAST_PARTS,
+    "NARROW_PART_ROWS": NARROW_PART_ROWS,
+    "PART_ROWS": PART_ROWS,
+    "LANE_SAMPLES": LANE_SAMPLES,
 }

@@ -85,36 +85,55 @@ struct Far {
     std::ptrdiff_t next_step;
 };
 
-// c[r, j] = start[j] + Σₖ a[r·a_row + k·a_step] · b[k·b_step + j]: ROWS × VECTORS sums, rows of c
-// C_ROW apart: by default one follows the other, so that what comes next takes the tile as one row.
-// Each element is one chain of FMAs in the order of k, whatever the tile's shape. FAR_A, FAR_B: the
+// Where its columns are samples: its sums begin with a number for each row, not for each column,
+// and its rows go to their places in a matrix.
+template <typename T>
+struct Lanes {
+    const T* start;
+    std::ptrdiff_t start_step;  // 0 for one number for all
+    std::ptrdiff_t c_row;
+};
+
+// c[r, j] = start[j] + Σₖ a[r·a_row + k·a_step] · b[k·b_step + j]: ROWS × VECTORS sums, one row of c
+// after the other unless `later` says so, so that what comes next takes the tile as one row. Each
+// element is one chain of FMAs in the order of k, whatever the tile's shape. FAR_A, FAR_B: the
 // steps are too long for the processor to foresee, so ask for what comes some steps later. `later`
 // may say what else a tile does.
-template <typename T, int ROWS, int VECTORS, bool FAR_A, bool FAR_B, typename Later = Nothing,
-          std::ptrdiff_t C_ROW = VECTORS * vector_width<T>()>
+template <typename T, int ROWS, int VECTORS, bool FAR_A, bool FAR_B, typename Later = Nothing>
 static inline void multiply_tile(const T* start, const T* a, std::ptrdiff_t a_row,
                                  std::ptrdiff_t a_step, const T* b, std::ptrdiff_t b_step,
                                  std::ptrdiff_t depth, T* c, Later later = {}) {
     using Vector = typename Pack<T>::type;
     constexpr std::ptrdiff_t width = vector_width<T>();
     constexpr std::ptrdiff_t ahead = 8;
+    constexpr bool is_far_away = std::is_same_v<Later, Far<T>>;
+    std::ptrdiff_t c_row = VECTORS * width;
     Vector sum[ROWS][VECTORS];
+    if constexpr (std::is_same_v<Later, Lanes<T>>) {
+        c_row = later.c_row;
 #pragma GCC unroll 16
-    for (int v = 0; v < VECTORS; ++v) {
-        const Vector first = *reinterpret_cast<const Vector*>(start + v * width);
+        for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
-        for (int r = 0; r < ROWS; ++r) sum[r][v] = first;
+            for (int v = 0; v < VECTORS; ++v)
+                sum[r][v] = Vector{} + later.start[r * later.start_step];
+    } else {
+#pragma GCC unroll 16
+        for (int v = 0; v < VECTORS; ++v) {
+            const Vector first = *reinterpret_cast<const Vector*>(start + v * width);
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r) sum[r][v] = first;
+        }
     }
-    if constexpr (!std::is_same_v<Later, Nothing>)
+    if constexpr (is_far_away)
         if (later.goes_on)
 #pragma GCC unroll 16
             for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
                 for (int v = 0; v < VECTORS; ++v)
-                    sum[r][v] = *reinterpret_cast<const Vector*>(c + r * C_ROW + v * width);
+                    sum[r][v] = *reinterpret_cast<const Vector*>(c + r * c_row + v * width);
     for (std::ptrdiff_t k = 0; k < depth; ++k, a += a_step, b += b_step) {
         Vector row[VECTORS];
-        if constexpr (!std::is_same_v<Later, Nothing>)
+        if constexpr (is_far_away)
             __builtin_prefetch(later.next + k * later.next_step, 0, 2);
         if constexpr (FAR_A) __builtin_prefetch(a + ahead * a_step);
         if constexpr (FAR_B)
@@ -132,7 +151,7 @@ static inline void multiply_tile(const T* start, const T* a, std::ptrdiff_t a_ro
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
         for (int v = 0; v < VECTORS; ++v)
-            *reinterpret_cast<Vector*>(c + r * C_ROW + v * width) = sum[r][v];
+            *reinterpret_cast<Vector*>(c + r * c_row + v * width) = sum[r][v];
 }
 
 template <typename T, bool FAR_A, bool FAR_B, typename Later, int VECTORS, int ROWS = TILE_ROWS>
@@ -196,6 +215,22 @@ static void multiply_on(bool goes_on, const T* start, const T* a, std::ptrdiff_t
     }
 }
 
+// Tiles of a matrix whose rows are features and whose columns, tile_columns at most, are samples:
+// c[r, j] = start[r·start_step] + Σₖ a[r·a_row + k·a_step] · b[k·b_step + j].
+template <typename T>
+static void multiply_lanes(const T* start, std::ptrdiff_t start_step, const T* a,
+                           std::ptrdiff_t a_row, std::ptrdiff_t a_step, const T* b,
+                           std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c, std::ptrdiff_t c_row,
+                           std::ptrdiff_t rows, std::ptrdiff_t columns) {
+    for (std::ptrdiff_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS; tiles > 0; --tiles) {
+        const std::ptrdiff_t tile_rows = (rows + tiles - 1) / tiles;
+        multiply_columns<T, false, false>(start, a, a_row, a_step, b, b_step, depth, c, tile_rows,
+                                          columns, Lanes<T>{start, start_step, c_row});
+        rows -= tile_rows, a += tile_rows * a_row, c += tile_rows * c_row;
+        start += tile_rows * start_step;
+    }
+}
+
 // c[j] = Σₖ b[k·b_step + j], to a whole vector: in more chains than a tile of one row would have.
 template <typename T>
 static void sum_rows(const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c,
@@ -218,6 +253,17 @@ static void sum_rows(const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth, T*
     }
 }
 
+// Copies fewer than 2·LANES elements, in ever smaller vectors.
+template <typename T, int LANES>
+static inline void copy_end(const T* a, std::ptrdiff_t n, T* c) {
+    using Vector = typename Pack<T, LANES>::type;
+    if (n >= LANES) {
+        *reinterpret_cast<Vector*>(c) = *reinterpret_cast<const Vector*>(a);
+        n -= LANES, a += LANES, c += LANES;
+    }
+    if constexpr (LANES > 1) copy_end<T, LANES / 2>(a, n, c);
+}
+
 // Copies a tile: whole vectors, then what is left.
 template <typename T>
 static inline void copy_tile(const T* a, std::ptrdiff_t a_row, std::ptrdiff_t rows,
@@ -228,7 +274,7 @@ static inline void copy_tile(const T* a, std::ptrdiff_t a_row, std::ptrdiff_t ro
         std::ptrdiff_t j = 0;
         for (; j + width <= columns; j += width)
             *reinterpret_cast<Vector*>(c + j) = *reinterpret_cast<const Vector*>(a + j);
-        for (; j < columns; ++j) c[j] = a[j];
+        copy_end<T, width / 2>(a + j, columns - j, c + j);
     }
 }
 

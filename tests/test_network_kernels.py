@@ -20,6 +20,9 @@ SEVERAL = ("leaky_relu", "tanh", "silu", "sigmoid")
 #: Batches too large to go through a network as a whole: in 4 parts or 32, of one block or two.
 LARGE = (511, 512, 4500)
 
+#: Widths on both sides of what is narrow, and inputs or outputs that are most of a network.
+EDGES = [(128, 3), (129, 3), (784, 1), (3, 128, 1), (1, 130), (3, 40, 200)]
+
 #: Batches: none, the matrix–vector path, small ones, more than a row block.
 N_SAMPLES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 97, 200)
 
@@ -105,6 +108,25 @@ def test_threads(compare, make_network, depth, n_threads):
 @pytest.mark.parametrize("n_samples", LARGE)
 def test_large_batches(compare, make_smooth_network, depth, n_samples, n_threads):
     compare_gradient(compare, make_smooth_network(depth, n_samples), n_threads)
+
+
+@pytest.mark.parametrize("widths", EDGES, ids=lambda widths: "-".join(map(str, widths)))
+@pytest.mark.parametrize("n_samples", [15, 16, 63, 64, 129, 512])
+def test_widths_and_batches_at_the_edges(compare, make_problem, dtype, widths, n_samples):
+    activations = (*("silu", "tanh")[: len(widths) - 2], "tanh")
+    compare_gradient(compare, make_problem(dtype, widths, activations, n_samples=n_samples), 3)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda row: row.name)
+def test_every_activation_in_every_layer(compare, make_problem, dtype, activation):
+    activations = (activation.name,) * 3
+    compare_gradient(compare, make_problem(dtype, (5, 18, 7, 3), activations, n_samples=33))
+
+
+@pytest.mark.parametrize("n_samples", [33, 600])
+def test_softmax_in_the_last_layer(compare, make_problem, dtype, n_samples):
+    problem = make_problem(dtype, (5, 9, 4), ("tanh", "softmax"), n_samples=n_samples)
+    compare_gradient(compare, problem, 2)
 
 
 @pytest.mark.parametrize("n_samples", [1, 17])
