@@ -235,21 +235,24 @@ cdef void lanes_down(
 
 
 cdef void gradient_in_lanes(
-    const Network* net, const Data* batch, Py_ssize_t begin, Py_ssize_t end, floating* grad,
-    floating* losses, floating* workspace,
+    const Network* net, const Data* batch, const Share* samples, floating* grad, floating* losses,
+    floating* workspace,
 ) noexcept nogil:
-    """Store the gradient of some samples, and the loss of each."""
+    """Store the gradient of a part of a batch, and the loss of each sample."""
     cdef Step step = storing_step(grad)
-    cdef int n_blocks = <int> ceil_divide(end - begin, LANE_SAMPLES), index
+    cdef Py_ssize_t n = samples.last - samples.first
+    cdef int n_blocks = <int> ceil_divide(n, LANE_SAMPLES), index
     cdef Share share
     cdef Data part
     cdef Block block
     cdef Matrix delta
     for index in range(n_blocks):
-        share = share_of_units(end - begin, ROW_MULTIPLE, index, n_blocks)
-        part = part_of(batch, begin + share.first, begin + share.last, workspace)
-        block = block_of(net, share.last - share.first, workspace)
+        share = share_of_units(n, ROW_MULTIPLE, index, n_blocks)
+        share.first += samples.first
+        share.last += samples.first
+        part = part_of(batch, share.first, share.last, workspace)
+        block = block_of(net, part.x.rows, workspace)
         lanes_up(net, &part, &block, workspace)
-        delta = loss_in_rows(net, &part, batch, &block, losses + begin + share.first)
+        delta = loss_in_rows(net, &part, batch, &block, losses + share.first)
         lanes_down(net, &block, delta, &step, workspace)
         step.optimizer = ADD

@@ -1086,11 +1086,12 @@ cdef void train_step_in_parts(
     cdef Py_ssize_t last = NORM_PARTS * (thread + 1) // n_threads
     cdef int workers = <int> min(n_threads, room // block)
     cdef Step summed = step[0]
+    cdef Share share
     if thread < workers:
         for part in range(parts * thread // workers, parts * (thread + 1) // workers):
+            share = share_of_units(n, ROW_MULTIPLE, <int> part, <int> parts)
             gradient_in_lanes(
-                net, batch, n * part // parts, n * (part + 1) // parts, grads + part * size,
-                workspace, blocks + thread * block,
+                net, batch, &share, grads + part * size, workspace, blocks + thread * block
             )
     team_barrier(n_threads)
     if step.grad is NULL:

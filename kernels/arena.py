@@ -371,7 +371,7 @@ def parts_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -
         parts = max(1, min(n_rows // NARROW_PART_ROWS, MOST_PARTS))
         return parts * gradient + min(n_threads, parts) * block
     half = n_rows * (strides[0] + 2 * sum(strides[1:])) // 2
-    if n_rows < LEAST_PARTS * PART_ROWS or LEAST_PARTS * gradient > half:
+    if n_rows < LEAST_PARTS * PART_ROWS or LEAST_PARTS * int(layers[-1, BIAS]) > half:
         return 0
     return half + block
 

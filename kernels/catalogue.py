@@ -670,7 +670,7 @@ NARROW = 128
 #: samples at least if there are several; or, if the network is not narrow, LEAST_PARTS at least, of
 #: PART_ROWS samples at least. They go through the layers in blocks of LANE_SAMPLES at most.
 MOST_PARTS, LEAST_PARTS = 32, 4
-NARROW_PART_ROWS, PART_ROWS = 64, 128
+NARROW_PART_ROWS, PART_ROWS = 48, 128
 LANE_SAMPLES = 96
 
 #: Columns of the table of a user-defined activation. FORWARD, GRADIENT and CURVATURE are the
