@@ -2,7 +2,8 @@
 # a feature, a column a sample. So no lane is left over where a layer has few units, weights are
 # read as they lie in both directions, and tiles leave their sums where the next layer finds them.
 # What looks at all outputs of a sample, the loss, or sums over samples, BP4, wants rows of samples:
-# what it takes is transposed.
+# what it takes is transposed. Vectors are filled up with copies of the last sample, whose δ is 0:
+# no activation meets a number that no sample has.
 
 cdef enum:  # matrices with samples in their rows, of which three are needed at once
     INPUT_FORM = 0
@@ -58,7 +59,7 @@ cdef inline Py_ssize_t block_room(
 cdef inline Matrix inputs_in_lanes(
     const Network* net, const Block* block, floating* kind
 ) noexcept nogil:
-    return matrix_at(block.lanes, 0, layer_of(net, 0)[N_IN], block.n, block.stride, kind)
+    return matrix_at(block.lanes, 0, layer_of(net, 0)[N_IN], block.stride, block.stride, kind)
 
 
 cdef inline Matrix output_in_lanes(
@@ -69,8 +70,8 @@ cdef inline Matrix output_in_lanes(
     if z:
         before += features_below(net, net.n_layers) - layer_of(net, 0)[N_IN]
     return matrix_at(
-        block.lanes, before * block.stride, layer_of(net, index)[N_OUT], block.n, block.stride,
-        kind,
+        block.lanes, before * block.stride, layer_of(net, index)[N_OUT], block.stride,
+        block.stride, kind,
     )
 
 
@@ -80,7 +81,7 @@ cdef inline Matrix delta_in_lanes(
     """Return the place of a layer's δ, until that of the next but one below is there."""
     return matrix_at(
         block.deltas, index % 2 * block.widest * block.stride, layer_of(net, index)[N_OUT],
-        block.n, block.stride, kind,
+        block.stride, block.stride, kind,
     )
 
 
@@ -94,8 +95,11 @@ cdef inline Matrix rows_of_block(
     )
 
 
+# Whole squares are transposed: up to 31 features more than there are, as rows are padded, which
+# nobody looks at. In the block they stay before `rows`, for behind what is in lanes there is twice
+# `widest`, which is padded; and matrices of rows have room for `stride` samples.
+
 cdef inline void to_rows(Matrix lanes, Matrix rows, floating* kind) noexcept nogil:
-    """Transpose lanes. There is room for whole squares, and nobody looks beyond the matrix."""
     transpose_squares(
         <const floating*> lanes.data, lanes.stride, rows.stride, lanes.stride,
         <floating*> rows.data, rows.stride,
@@ -103,7 +107,6 @@ cdef inline void to_rows(Matrix lanes, Matrix rows, floating* kind) noexcept nog
 
 
 cdef inline void to_lanes(Matrix rows, Matrix lanes, floating* kind) noexcept nogil:
-    """Transpose rows, likewise."""
     transpose_squares(
         <const floating*> rows.data, rows.stride, lanes.stride, rows.stride,
         <floating*> lanes.data, lanes.stride,
@@ -161,11 +164,14 @@ cdef void lanes_up(
     const Network* net, const Data* batch, const Block* block, floating* kind
 ) noexcept nogil:
     """Take a block forward through all layers, the last one to its z only."""
-    cdef Py_ssize_t index, top = net.n_layers - 1
+    cdef Py_ssize_t index, row, top = net.n_layers - 1
     cdef Matrix source = inputs_in_lanes(net, block, kind), z, weight
     cdef Matrix x = rows_of_block(block, INPUT_FORM, source.rows, kind)
+    cdef floating* rows = <floating*> x.data
     cdef int64_t activation
     gather_rows(batch, x, kind)
+    for row in range(block.n, block.stride):
+        copy_row(rows + (block.n - 1) * x.stride, x.columns, rows + row * x.stride)
     to_lanes(x, source, kind)
     for index in range(net.n_layers):
         activation = activation_of(net, index)
@@ -211,6 +217,9 @@ cdef void lanes_down(
     cdef int64_t activation
     cdef Matrix delta = delta_in_lanes(net, block, net.n_layers - 1, kind), weight, below, known
     cdef Update to
+    clear_lines(
+        <floating*> rows.data + block.n * rows.stride, (block.stride - block.n) * rows.stride
+    )
     to_lanes(rows, delta, kind)
     for index in range(net.n_layers - 1, -1, -1):
         to = update_of(layer_of(net, index), step, kind)

@@ -559,7 +559,8 @@ cdef inline void clear_lines(floating* out, Py_ssize_t n) noexcept nogil:
 # --- A training step: forward, loss, BP1–BP4 and the update -------------------------------
 # The workspace holds, in this order: the gathered batch, the outputs of every layer, their
 # δ, the loss of each row, what layers note, and the threads' panels; see
-# arena.training_workspace_size.
+# arena.training_workspace_size. A batch that goes in parts has the losses there, a gradient for
+# each part, and a block for each thread.
 
 cdef inline Matrix inputs_of(
     const Network* net, const Data* batch, floating* workspace
@@ -1041,11 +1042,12 @@ cdef inline Py_ssize_t parts_of(const Network* net, Py_ssize_t n, floating* kind
 
     Gradients of parts must fit into half of what outputs take, unless the network is narrow.
     """
-    cdef Py_ssize_t parts = min(n // PART_ROWS, MOST_PARTS)
+    cdef Py_ssize_t parts
     if n < ROW_MULTIPLE or not net.is_dense or net.is_penalized:
         return 0
     if is_narrow(net):
         return max(1, min(n // NARROW_PART_ROWS, MOST_PARTS))
+    parts = min(n // PART_ROWS, MOST_PARTS)
     if parts < LEAST_PARTS:
         return 0
     return parts if 2 * parts * arena_size(net) <= n * (losses_in(net, 1, kind) - kind) else 0

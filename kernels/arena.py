@@ -320,9 +320,9 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
     Returns
     -------
     int
-        The gathered batch, the activation and δ of every layer, the loss of each
-        sample, the notes of each layer, and for each thread packed panels or the
-        workspace of a forward pass, whichever is larger.
+        The loss of each sample, and the larger of two: what `parts_size` says; or the
+        gathered batch, the activation and δ of every layer, the notes of each layer, and
+        for each thread packed panels or the workspace of a forward pass.
     """
     strides = [row_stride(int(n), itemsize) for n in layers[:, N_OUT]]
     of_a_row = row_stride(int(layers[0, N_IN]), itemsize) + 2 * sum(strides)
@@ -341,7 +341,7 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
 
 
 def parts_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
-    """Return the elements that a batch takes of which gradients are computed in parts.
+    """Return the elements beside the losses that a batch takes which goes in parts, else 0.
 
     Parameters
     ----------
@@ -359,8 +359,10 @@ def parts_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -
     int
         A gradient for each part, and for each thread a block of samples: the inputs, a and z of
         every layer, δ of two, and three matrices of outputs or one of inputs. If the network is
-        not narrow, half of what all outputs take, and a block for one thread.
+        not narrow, half of what all outputs take is for the gradients.
     """
+    if n_rows < ROW_MULTIPLE:
+        return 0
     n_in, widths = int(layers[0, N_IN]), layers[:, N_OUT].tolist()
     strides = [row_stride(n, itemsize) for n in (n_in, *widths)]
     n_lanes = min(-(-n_rows // ROW_MULTIPLE) * ROW_MULTIPLE, LANE_SAMPLES)
@@ -373,7 +375,7 @@ def parts_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -
     half = n_rows * (strides[0] + 2 * sum(strides[1:])) // 2
     if n_rows < LEAST_PARTS * PART_ROWS or LEAST_PARTS * int(layers[-1, BIAS]) > half:
         return 0
-    return half + block
+    return half + min(n_threads, n_rows // PART_ROWS, MOST_PARTS) * block
 
 
 def jacobian_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:

@@ -180,12 +180,12 @@ static std::ptrdiff_t count_rows(const T* x, std::ptrdiff_t x_row, std::ptrdiff_
 // vectors into one, and leaves half as many.
 template <typename T, int COUNT>
 static inline void add_lanes(typename Pack<T>::type* sums) {
-    using Lanes = std::make_index_sequence<vector_width<T>()>;
+    using Order = std::make_index_sequence<vector_width<T>()>;
     constexpr int half = COUNT / 2;
 #pragma GCC unroll 8
     for (int r = 0; r < half; ++r)
-        sums[r] = interleave<0>(sums[r], sums[r + half], Lanes()) +
-                  interleave<1>(sums[r], sums[r + half], Lanes());
+        sums[r] = interleave<0>(sums[r], sums[r + half], Order()) +
+                  interleave<1>(sums[r], sums[r + half], Order());
     if constexpr (half > 1) add_lanes<T, half>(sums);
 }
 

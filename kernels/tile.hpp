@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace fastmlp {
@@ -87,9 +88,7 @@ struct Far {
 
 // Where its columns are samples: its sums begin with a number for each row, not for each column,
 // and its rows go to their places in a matrix.
-template <typename T>
 struct Lanes {
-    const T* start;
     std::ptrdiff_t start_step;  // 0 for one number for all
     std::ptrdiff_t c_row;
 };
@@ -109,13 +108,13 @@ static inline void multiply_tile(const T* start, const T* a, std::ptrdiff_t a_ro
     constexpr bool is_far_away = std::is_same_v<Later, Far<T>>;
     std::ptrdiff_t c_row = VECTORS * width;
     Vector sum[ROWS][VECTORS];
-    if constexpr (std::is_same_v<Later, Lanes<T>>) {
+    if constexpr (std::is_same_v<Later, Lanes>) {
         c_row = later.c_row;
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
             for (int v = 0; v < VECTORS; ++v)
-                sum[r][v] = Vector{} + later.start[r * later.start_step];
+                sum[r][v] = Vector{} + start[r * later.start_step];
     } else {
 #pragma GCC unroll 16
         for (int v = 0; v < VECTORS; ++v) {
@@ -225,7 +224,7 @@ static void multiply_lanes(const T* start, std::ptrdiff_t start_step, const T* a
     for (std::ptrdiff_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS; tiles > 0; --tiles) {
         const std::ptrdiff_t tile_rows = (rows + tiles - 1) / tiles;
         multiply_columns<T, false, false>(start, a, a_row, a_step, b, b_step, depth, c, tile_rows,
-                                          columns, Lanes<T>{start, start_step, c_row});
+                                          columns, Lanes{start_step, c_row});
         rows -= tile_rows, a += tile_rows * a_row, c += tile_rows * c_row;
         start += tile_rows * start_step;
     }
@@ -312,7 +311,7 @@ template <typename T>
 static inline void transpose(const T* a, std::ptrdiff_t a_row, T* c, std::ptrdiff_t c_row) {
     using Vector = typename Pack<T>::type;
     constexpr int width = vector_width<T>();
-    using Lanes = std::make_index_sequence<width>;
+    using Order = std::make_index_sequence<width>;
     Vector rows[width], shuffled[width];
 #pragma GCC unroll 16
     for (int r = 0; r < width; ++r) rows[r] = *reinterpret_cast<const Vector*>(a + r * a_row);
@@ -320,8 +319,8 @@ static inline void transpose(const T* a, std::ptrdiff_t a_row, T* c, std::ptrdif
     for (int step = width; step > 1; step /= 2) {
 #pragma GCC unroll 8
         for (int r = 0; r < width / 2; ++r) {
-            shuffled[2 * r] = interleave<0>(rows[r], rows[r + width / 2], Lanes());
-            shuffled[2 * r + 1] = interleave<1>(rows[r], rows[r + width / 2], Lanes());
+            shuffled[2 * r] = interleave<0>(rows[r], rows[r + width / 2], Order());
+            shuffled[2 * r + 1] = interleave<1>(rows[r], rows[r + width / 2], Order());
         }
 #pragma GCC unroll 16
         for (int r = 0; r < width; ++r) rows[r] = shuffled[r];

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,20 @@ def test_workspaces_grow_with_threads_and_rows():
     layers, _ = arena.layer_table([arena.LayerShape(64, 256), arena.LayerShape(256, 10)], 4)
     for size in (arena.forward_workspace_size, arena.training_workspace_size):
         assert size(layers, 1, 4, 1) < size(layers, 2, 4, 1) < size(layers, 2, 4, 2)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (128, 3), (784, 1), (784, 30, 10), (1, 300), (1024, 2)])
+@pytest.mark.parametrize("n_threads", [1, 4])
+def test_a_batch_in_parts_has_a_block_for_each_thread(sizes, n_threads):
+    shapes = [arena.LayerShape(*pair) for pair in itertools.pairwise(sizes)]
+    layers, n_elements = arena.layer_table(shapes, 4)
+    strides = [arena.row_stride(size, 4) for size in sizes]
+    widest = max(strides[1:])
+    block = 96 * (2 * sum(sizes) - sizes[0] + 2 * widest + max(strides[0], 3 * widest))
+    of_a_row = strides[0] + 2 * sum(strides[1:])
+    for n_rows in (96, 512, 700, 5000):
+        parts = min(n_rows // (48 if max(sizes) <= 128 else 128), 32)
+        if max(sizes) > 128 and (parts < 4 or 2 * parts * n_elements > n_rows * of_a_row):
+            continue
+        size = arena.training_workspace_size(layers, n_rows, 4, n_threads)
+        assert size >= n_rows + parts * n_elements + min(n_threads, parts) * block

@@ -79,6 +79,23 @@ def test_network_kernels(compare, make_problem, dtype, activation, n_samples, n_
     compare("network_gradient", arguments, {"return": None, "grad": None}, problem.n_terms)
 
 
+@numba.njit
+def picky(z):
+    if not 0 < abs(z) < 100:
+        raise ValueError("no sample has this number")
+    return np.tanh(z)
+
+
+@pytest.mark.parametrize("backend", ["cython"], indirect=True)
+@pytest.mark.parametrize("n_samples", [17, 97])
+def test_functions_meet_only_numbers_of_samples(compare, make_problem, dtype, n_samples):
+    compiled = custom.compile_activation(picky, numba.njit(tanh_slope), None, False)
+    problem = make_problem(dtype, (9, 32, 16, 4), ["tanh", "tanh", "identity"], "mse", n_samples)
+    problem = with_code(problem, compiled.code)
+    arguments = problem.arguments("network_gradient", 2, grad=np.zeros_like(problem.parameters))
+    compare("network_gradient", arguments, {"return": None, "grad": None}, problem.n_terms)
+
+
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 100])
 def test_layer_kernels(kernels, rng, dtype, activation, n):
     z, grad = rng.normal(size=(2, 3, n)).astype(dtype)

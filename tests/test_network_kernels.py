@@ -135,9 +135,10 @@ def test_gradient_of_every_loss(compare, make_network, objective, n_samples):
     compare_gradient(compare, problem)
 
 
-def test_sample_weight(compare, make_network, rng, objective):
-    problem = make_network(2, **objective, n_samples=17)
-    sample_weight = 3 * rng.random(17).astype(problem.dtype)
+@pytest.mark.parametrize("n_samples", [17, 200])
+def test_sample_weight(compare, make_network, rng, objective, n_samples):
+    problem = make_network(2, **objective, n_samples=n_samples)
+    sample_weight = 3 * rng.random(n_samples).astype(problem.dtype)
     sample_weight[::3] = 0
     compare_gradient(compare, problem.replace(sample_weight=sample_weight))
     grad = compare_gradient(compare, problem.replace(sample_weight=0 * sample_weight))
@@ -282,10 +283,10 @@ def test_integer_weights_are_repeated_visits(kernels, make_network, objective):
 
 
 @several_optimizers
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_train_with_an_average(compare, make_network, rng, optimizer, batch_size):
-    problem = make_network(3, n_samples=23)
-    arguments = training_arguments(problem, optimizer, rng.permutation(23), batch_size)
+@pytest.mark.parametrize(("n_samples", "batch_size"), [(23, 1), (23, 8), (230, 100)])
+def test_train_with_an_average(compare, make_network, rng, optimizer, n_samples, batch_size):
+    problem = make_network(3, n_samples=n_samples)
+    arguments = training_arguments(problem, optimizer, rng.permutation(n_samples), batch_size)
     n_steps = len(arguments["losses"])
     state = np.zeros((len(optimizer.state) + 1, len(problem.parameters)), problem.dtype)
     averaging = np.where(np.arange(n_steps) == 0, 1, 0.3)
