@@ -16,6 +16,7 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     Py_ssize_t vector_width(const float* kind)
     Py_ssize_t tile_columns(const float* kind)
     Py_ssize_t wide_tile_columns(const float* kind)
+    Py_ssize_t few_columns(const float* kind, Py_ssize_t rows)
     bint is_far(const float* kind, Py_ssize_t step)
     void fetch(const float* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t columns)
     void copy_tile(const float* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t columns, float* c,
@@ -40,6 +41,7 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     Py_ssize_t vector_width(const double* kind)
     Py_ssize_t tile_columns(const double* kind)
     Py_ssize_t wide_tile_columns(const double* kind)
+    Py_ssize_t few_columns(const double* kind, Py_ssize_t rows)
     bint is_far(const double* kind, Py_ssize_t step)
     void fetch(const double* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t columns)
     void copy_tile(const double* a, Py_ssize_t a_row, Py_ssize_t rows, Py_ssize_t columns,
@@ -66,6 +68,8 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
     void multiply_few(const float* start, const float* a, Py_ssize_t a_row, const float* b,
                       Py_ssize_t b_step, Py_ssize_t depth, float* c, Py_ssize_t rows,
                       Py_ssize_t columns)
+    void multiply_listed_tile(const float* a, const float* b, Py_ssize_t b_step,
+                              const Py_ssize_t* list, Py_ssize_t n, Py_ssize_t columns, float* c)
     void multiply_listed(const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_step,
                          const Py_ssize_t* list, Py_ssize_t n, Py_ssize_t columns, float* c,
                          Py_ssize_t c_row, Py_ssize_t rows)
@@ -74,6 +78,9 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
                          Py_ssize_t n, Py_ssize_t* list)
     void dot_rows(const float* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
                   const float* d, Py_ssize_t columns, bint padded, float* out)
+    void dot_descending_rows(float* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
+                             const float* d, Py_ssize_t columns, bint padded, float* out,
+                             const float* x, float learning_rate, float decay)
     void store_outer(const float* x, Py_ssize_t x_row, const float* d, Py_ssize_t d_row,
                      Py_ssize_t n, const Py_ssize_t* list, Py_ssize_t rows, Py_ssize_t columns,
                      float* out, Py_ssize_t out_row)
@@ -84,6 +91,8 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
     void multiply_few(const double* start, const double* a, Py_ssize_t a_row, const double* b,
                       Py_ssize_t b_step, Py_ssize_t depth, double* c, Py_ssize_t rows,
                       Py_ssize_t columns)
+    void multiply_listed_tile(const double* a, const double* b, Py_ssize_t b_step,
+                              const Py_ssize_t* list, Py_ssize_t n, Py_ssize_t columns, double* c)
     void multiply_listed(const double* a, Py_ssize_t a_row, const double* b, Py_ssize_t b_step,
                          const Py_ssize_t* list, Py_ssize_t n, Py_ssize_t columns, double* c,
                          Py_ssize_t c_row, Py_ssize_t rows)
@@ -92,6 +101,9 @@ cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
                          Py_ssize_t n, Py_ssize_t* list)
     void dot_rows(const double* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
                   const double* d, Py_ssize_t columns, bint padded, double* out)
+    void dot_descending_rows(double* w, Py_ssize_t w_row, const Py_ssize_t* list, Py_ssize_t rows,
+                             const double* d, Py_ssize_t columns, bint padded, double* out,
+                             const double* x, double learning_rate, double decay)
     void store_outer(const double* x, Py_ssize_t x_row, const double* d, Py_ssize_t d_row,
                      Py_ssize_t n, const Py_ssize_t* list, Py_ssize_t rows, Py_ssize_t columns,
                      double* out, Py_ssize_t out_row)
@@ -110,8 +122,8 @@ cdef enum:
     DEPTH_PART = 512  # products of such a weight that all tiles take in before they go on
     INPUT_ROWS = STACKED_ROWS  # of W that BP4 takes at once, of ROW_MULTIPLE at most
     INPUT_PANELS = 2  # of δ that repay that these inputs are packed
-    SWEPT_BYTES = 1 << 21  # of a weight that is taken as far away, where samples are few …
-    LISTED_BYTES = 1 << 18  # … or if one sample leaves out a fifth of its rows; 4 × for each more
+    SWEPT_BYTES = 1 << 21  # of a weight of which a few samples leave out all rows that they can …
+    LISTED_BYTES = 1 << 15  # … or one sample does, where a fifth of the rows or more is left out
     SWEPT_INPUTS = 1024  # of which those that are not 0 are listed at a time
     LISTED_ROWS = 64  # rows of a weight that a few samples take at a time
 
@@ -651,8 +663,9 @@ cdef void forward_few(
     """Compute a = σ(xW + b) of WIDE_TILE_ROWS samples at most; rows of W are read at most once."""
     cdef floating sums[WIDE_TILE_SIZE]
     cdef floating start[WIDE_TILE_SIZE]
-    cdef Py_ssize_t width = wide_tile_columns(sums), step = weight.stride
-    cdef Py_ssize_t block, column, columns, r, k, j
+    cdef Py_ssize_t width = few_columns(sums, x.rows), step = weight.stride
+    cdef Py_ssize_t n_tiles = ceil_divide(weight.columns, width), tile, end = 0
+    cdef Py_ssize_t column, columns, r, k, j
     cdef const floating* rows = <const floating*> x.data
     cdef const floating* source
     cdef const floating* begin
@@ -661,9 +674,10 @@ cdef void forward_few(
     ):
         forward_swept(x, weight, bias, activation, alpha, out)
         return
-    for block in range(ceil_divide(weight.columns, width)):
-        column = block * width
-        columns = min(width, weight.columns - column)
+    for tile in range(n_tiles):
+        column = end
+        end = end_of_tile(weight.columns, tile, n_tiles, sums)
+        columns = end - column
         source = <const floating*> weight.data + column
         begin = <const floating*> bias.data + column
         if column + whole_vectors(columns, sums) > bias.readable:
@@ -688,10 +702,21 @@ cdef void forward_few(
             )
 
 
+cdef inline Py_ssize_t end_of_tile(
+    Py_ssize_t columns, Py_ssize_t tile, Py_ssize_t n_tiles, floating* kind
+) noexcept nogil:
+    """Return where a tile of a few rows ends, of nearly equal widths: few sums are slow."""
+    if tile + 1 == n_tiles:  # a division less
+        return columns
+    return ceil_divide(columns, vector_width(kind)) * (tile + 1) // n_tiles * vector_width(kind)
+
+
 cdef inline bint is_swept(Matrix x, Matrix weight, floating* kind) noexcept nogil:
-    """Return whether a few samples take W by whole rows, without those whose inputs are all 0."""
-    cdef Py_ssize_t size = weight.rows * weight.stride * sizeof(floating), n
-    if size < LISTED_BYTES << 2 * (x.rows - 1) or size >= SWEPT_BYTES:
+    """Return whether a few samples take W without the rows whose inputs are all 0."""
+    cdef Py_ssize_t size = weight.rows * weight.stride * sizeof(floating), n, least = LISTED_BYTES
+    if x.rows > 1:
+        least = FETCHED_BYTES << 2 * (x.rows - 2)
+    if size < least or size >= SWEPT_BYTES:
         return size >= SWEPT_BYTES
     n = count_rows(<const floating*> x.data, x.stride, x.rows, weight.rows)
     return 5 * n <= 4 * weight.rows
@@ -703,22 +728,35 @@ cdef void forward_swept(
     """Compute a = σ(xW + b) of a few samples with the sums in `out`, to a whole vector.
 
     Rows of W whose inputs are 0 are left out: units that ReLU has switched off, dropout's, and
-    what is 0 in the data.
+    what is 0 in the data. From near, one sample takes them by tiles; from far, whole rows come
+    faster.
     """
     cdef Py_ssize_t list[SWEPT_INPUTS]
-    cdef Py_ssize_t block, first, n, r
+    cdef Py_ssize_t block, first, n, r, tile, column, end
+    cdef Py_ssize_t size = weight.rows * weight.stride * sizeof(floating)
     cdef const floating* inputs = <const floating*> x.data
+    cdef const floating* weights = <const floating*> weight.data
     cdef floating* sums = <floating*> out.data
+    cdef Py_ssize_t n_tiles = ceil_divide(weight.columns, few_columns(sums, 1))
     for r in range(x.rows):
         copy_row(<const floating*> bias.data, weight.columns, sums + r * out.stride)
     for block in range(ceil_divide(weight.rows, SWEPT_INPUTS)):
         first = block * SWEPT_INPUTS
         n = min(SWEPT_INPUTS, weight.rows - first)
         n = list_rows(inputs, x.stride, x.rows, first, n, list)
-        multiply_listed(
-            inputs, x.stride, <const floating*> weight.data, weight.stride, list, n,
-            weight.columns, sums, out.stride, x.rows,
-        )
+        if x.rows == 1 and size < FETCHED_BYTES:
+            end = 0
+            for tile in range(n_tiles):
+                column = end
+                end = end_of_tile(weight.columns, tile, n_tiles, sums)
+                multiply_listed_tile(
+                    inputs, weights + column, weight.stride, list, n, end - column, sums + column
+                )
+        else:
+            multiply_listed(
+                inputs, x.stride, weights, weight.stride, list, n, weight.columns, sums,
+                out.stride, x.rows,
+            )
     for r in range(x.rows):
         activate(
             sums + r * out.stride, weight.columns, activation, alpha, sums + r * out.stride
@@ -747,10 +785,11 @@ cdef inline void list_where_on(
 
 cdef inline void backward_rows(
     Matrix delta, Matrix weight, Matrix y_or_z, const Listed* on, int64_t activation,
-    floating alpha, Matrix out,
+    floating alpha, Matrix out, const floating* x, const floating* sgd,
 ) noexcept nogil:
     """Compute δWᵀ ⊙ σ' where units are on, and 0 in the rows between.
 
+    With the coefficients of SGD, and the one sample's inputs x, these rows make their step.
     out may be y_or_z, so the products wait until it has been read.
     """
     cdef floating grad[LISTED_ROWS]
@@ -764,11 +803,18 @@ cdef inline void backward_rows(
             grad[r] = 0  # σ' leaves it out, but must find a number
         for group in range(ceil_divide(on.n, width)):
             listed = min(width, on.n - group * width)
-            dot_rows(
-                <const floating*> weight.data, weight.stride, on.list + group * width, listed,
-                <const floating*> delta.data + row * delta.stride, weight.columns, is_padded,
-                dots,
-            )
+            if sgd is not NULL:
+                dot_descending_rows(
+                    <floating*> weight.data, weight.stride, on.list + group * width, listed,
+                    <const floating*> delta.data, weight.columns, is_padded, dots, x, sgd[0],
+                    sgd[1],
+                )
+            else:
+                dot_rows(
+                    <const floating*> weight.data, weight.stride, on.list + group * width, listed,
+                    <const floating*> delta.data + row * delta.stride, weight.columns, is_padded,
+                    dots,
+                )
             for r in range(listed):
                 grad[on.list[group * width + r] - on.first] = dots[r]
         apply_derivative(
@@ -794,7 +840,10 @@ cdef void backward_input_few(
             y_or_z, first, min(LISTED_ROWS, weight.rows - first),
             not is_off_at_zero(activation), &on, &alpha,
         )
-        backward_rows(delta, weight, y_or_z, &on, activation, alpha, out)
+        backward_rows(
+            delta, weight, y_or_z, &on, activation, alpha, out, <const floating*> NULL,
+            <const floating*> NULL,
+        )
 
 
 cdef void backward_weight_few(
@@ -828,15 +877,26 @@ cdef void backward_single(
     """
     cdef Py_ssize_t block, first, rows
     cdef bint skip = is_skippable(&to, delta, &alpha), is_off = is_off_at_zero(activation)
-    cdef Listed on
+    cdef bint descends = to.optimizer == SGD and not to.averages and to.weight.data == weight.data
+    cdef const floating* inputs = <const floating*> x.data
+    cdef const floating* none = NULL
+    cdef Listed on, seen
+    cdef const Listed* changed = &on  # x, which is y where that tells who is off, lists the same
     for block in range(ceil_divide(weight.rows, LISTED_ROWS)):
         first = block * LISTED_ROWS
         rows = min(LISTED_ROWS, weight.rows - first)
         list_where_on(y_or_z, first, rows, not is_off, &on, &alpha)
-        backward_rows(delta, weight, y_or_z, &on, activation, alpha, below)
-        if skip != is_off:  # else x, which is y where that tells who is off, lists the same
-            list_where_on(x, first, rows, not skip, &on, &alpha)
-        update_outer(x, delta, &to, &on, &alpha)
+        if skip != is_off:  # then one of the lists has all rows
+            list_where_on(x, first, rows, not skip, &seen, &alpha)
+            changed = &seen
+        if descends and changed.n == on.n:
+            backward_rows(
+                delta, weight, y_or_z, &on, activation, alpha, below, inputs,
+                <const floating*> to.coefficients,
+            )
+        else:
+            backward_rows(delta, weight, y_or_z, &on, activation, alpha, below, none, none)
+            update_outer(x, delta, &to, changed, &alpha)
     if to.bias.rows:
         update_rows(
             &to, to.bias, to.bias_state, 0, 0, <const floating*> delta.data, 1, to.bias.columns

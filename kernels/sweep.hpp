@@ -16,15 +16,22 @@ static inline typename Pack<T>::type load_once(const T* a) {
     return *reinterpret_cast<const volatile typename Pack<T>::type*>(a);
 }
 
-enum { NEAR_BYTES = 1 << 15 };  // of a weight that the first cache may hold
+// How a tile of a few rows takes the rows of b.
+enum Way {
+    NEAR,  // one after another
+    FAR,  // and asks for them ahead
+    LISTED,  // some of them
+};
 
 // c[r, j] = start[j] + Σₖ a[r·a_row + k] · b[k·b_step + j]: ROWS × VECTORS sums, rows of c one
-// after another; each element one chain of FMAs in the order of k. NEAR: b is not asked for ahead.
-template <typename T, int ROWS, int VECTORS, bool NEAR>
+// after another; each element one chain of FMAs in the order of k, which are the first `depth`, or
+// those that are listed.
+template <typename T, int ROWS, int VECTORS, Way WAY>
 static inline void multiply_few_tile(const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
-                                     std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c) {
+                                     std::ptrdiff_t b_step, const std::ptrdiff_t* list,
+                                     std::ptrdiff_t depth, T* c) {
     using Vector = typename Pack<T>::type;
-    constexpr std::ptrdiff_t width = vector_width<T>();
+    constexpr std::ptrdiff_t width = vector_width<T>(), c_row = few_vectors(ROWS) * width;
     constexpr std::ptrdiff_t ahead = ROWS > 1 ? 4 : 8;
     Vector sums[ROWS][VECTORS];
 #pragma GCC unroll 16
@@ -32,51 +39,72 @@ static inline void multiply_few_tile(const T* start, const T* a, std::ptrdiff_t 
 #pragma GCC unroll 3
         for (int r = 0; r < ROWS; ++r)
             sums[r][v] = *reinterpret_cast<const Vector*>(start + v * width);
-    for (std::ptrdiff_t k = 0; k < depth; ++k, ++a, b += b_step) {
-        if constexpr (!NEAR)
+    for (std::ptrdiff_t k = 0; k < depth; ++k) {
+        const std::ptrdiff_t at = WAY == LISTED ? list[k] : k;
+        const T* place = b + at * b_step;
+        if constexpr (WAY == FAR)
 #pragma GCC unroll 16
-            for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(b + ahead * b_step + v * width);
+            for (int v = 0; v < VECTORS; ++v)
+                __builtin_prefetch(place + ahead * b_step + v * width);
 #pragma GCC unroll 16
         for (int v = 0; v < VECTORS; ++v) {
-            const Vector row = ROWS > 1 ? load_once(b + v * width)
-                                        : *reinterpret_cast<const Vector*>(b + v * width);
+            const Vector row = ROWS > 1 ? load_once(place + v * width)
+                                        : *reinterpret_cast<const Vector*>(place + v * width);
 #pragma GCC unroll 3
-            for (int r = 0; r < ROWS; ++r) sums[r][v] += a[r * a_row] * row;
+            for (int r = 0; r < ROWS; ++r) sums[r][v] += a[r * a_row + at] * row;
         }
     }
 #pragma GCC unroll 3
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
         for (int v = 0; v < VECTORS; ++v)
-            *reinterpret_cast<Vector*>(c + (r * WIDE_TILE_VECTORS + v) * width) = sums[r][v];
+            *reinterpret_cast<Vector*>(c + r * c_row + v * width) = sums[r][v];
 }
 
-template <typename T, int ROWS, int VECTORS = WIDE_TILE_VECTORS>
+template <typename T, int ROWS, Way WAY, int VECTORS = few_vectors(ROWS)>
 static inline void multiply_few_vectors(const T* start, const T* a, std::ptrdiff_t a_row,
-                                        const T* b, std::ptrdiff_t b_step, std::ptrdiff_t depth,
-                                        T* c, std::ptrdiff_t vectors) {
-    if (vectors == VECTORS) {
-        if (depth * b_step * std::ptrdiff_t(sizeof(T)) <= NEAR_BYTES)
-            multiply_few_tile<T, ROWS, VECTORS, true>(start, a, a_row, b, b_step, depth, c);
-        else
-            multiply_few_tile<T, ROWS, VECTORS, false>(start, a, a_row, b, b_step, depth, c);
-    } else if constexpr (VECTORS > 1) {
-        multiply_few_vectors<T, ROWS, VECTORS - 1>(start, a, a_row, b, b_step, depth, c, vectors);
-    }
+                                        const T* b, std::ptrdiff_t b_step,
+                                        const std::ptrdiff_t* list, std::ptrdiff_t depth, T* c,
+                                        std::ptrdiff_t vectors) {
+    if (vectors == VECTORS)
+        multiply_few_tile<T, ROWS, VECTORS, WAY>(start, a, a_row, b, b_step, list, depth, c);
+    else if constexpr (VECTORS > 1)
+        multiply_few_vectors<T, ROWS, WAY, VECTORS - 1>(start, a, a_row, b, b_step, list, depth, c,
+                                                        vectors);
 }
 
-// The tile of `rows` ≤ WIDE_TILE_ROWS and `columns` ≤ wide_tile_columns; reads b up to a whole
+// The tile of `rows` ≤ WIDE_TILE_ROWS and at most few_columns(rows) columns; reads b up to a whole
 // vector.
 template <typename T, int ROWS = WIDE_TILE_ROWS>
 static void multiply_few(const T* start, const T* a, std::ptrdiff_t a_row, const T* b,
                          std::ptrdiff_t b_step, std::ptrdiff_t depth, T* c, std::ptrdiff_t rows,
                          std::ptrdiff_t columns) {
     constexpr std::ptrdiff_t width = vector_width<T>();
-    if (rows == ROWS)
-        multiply_few_vectors<T, ROWS>(start, a, a_row, b, b_step, depth, c,
-                                      (columns + width - 1) / width);
-    else if constexpr (ROWS > 1)
+    // What is not asked for ahead: what is in the first cache; by one row, which needs little
+    // beside its loads, in the second too, where asking would take a tenth of the time.
+    constexpr std::ptrdiff_t near_bytes = ROWS > 1 ? 1 << 15 : 1 << 20;
+    const std::ptrdiff_t vectors = (columns + width - 1) / width;
+    if (rows == ROWS) {
+        if (depth * b_step * std::ptrdiff_t(sizeof(T)) <= near_bytes)
+            multiply_few_vectors<T, ROWS, NEAR>(start, a, a_row, b, b_step, nullptr, depth, c,
+                                                vectors);
+        else
+            multiply_few_vectors<T, ROWS, FAR>(start, a, a_row, b, b_step, nullptr, depth, c,
+                                               vectors);
+    } else if constexpr (ROWS > 1) {
         multiply_few<T, ROWS - 1>(start, a, a_row, b, b_step, depth, c, rows, columns);
+    }
+}
+
+// c += a·b of one row and the n rows of b that are listed, for at most few_columns(1) columns;
+// reads and writes up to a whole vector.
+template <typename T>
+static void multiply_listed_tile(const T* a, const T* b, std::ptrdiff_t b_step,
+                                 const std::ptrdiff_t* list, std::ptrdiff_t n,
+                                 std::ptrdiff_t columns, T* c) {
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    multiply_few_vectors<T, 1, LISTED>(c, a, 0, b, b_step, list, n, c,
+                                       (columns + width - 1) / width);
 }
 
 // c[r, j] += Σₖ a[r·a_row + k] · b[k·b_step + j] for the COUNT rows k of b that are listed, and
@@ -189,41 +217,115 @@ static inline void add_lanes(typename Pack<T>::type* sums) {
     if constexpr (half > 1) add_lanes<T, half>(sums);
 }
 
-// out[i] = Σⱼ w[list[i]·w_row + j] · d[j] for `rows` ≤ vector_width listed rows; writes a whole
-// vector. Where memory is padded to whole vectors, what is there must be 0 in one of w and d and
-// finite in the other; else the ends of rows are copied first.
-template <typename T>
-static inline void dot_rows(const T* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list,
-                            std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns, bool padded,
-                            T* out) {
-    using Vector = typename Pack<T>::type;
-    constexpr int width = vector_width<T>();
-    const std::ptrdiff_t whole = (columns + (padded ? width - 1 : 0)) / width * width;
-    Vector sums[width] = {};
-    const T* row[width];
-    for (int r = 0; r < width; ++r) row[r] = w + list[r < rows ? r : rows - 1] * w_row;
-    for (std::ptrdiff_t j = 0; j < whole; j += width) {
-        const Vector factor = *reinterpret_cast<const Vector*>(d + j);
-#pragma GCC unroll 16
-        for (int r = 0; r < width; ++r)
-            sums[r] += *reinterpret_cast<const Vector*>(row[r] + j) * factor;
-    }
-    if (whole < columns) {
-        Vector ends[width] = {}, factor = {};
-        std::memcpy(&factor, d + whole, (columns - whole) * sizeof(T));
-        for (int r = 0; r < width; ++r) {
-            std::memcpy(&ends[r], row[r] + whole, (columns - whole) * sizeof(T));
-            sums[r] += ends[r] * factor;
-        }
-    }
-    add_lanes<T, width>(sums);
-    *reinterpret_cast<Vector*>(out) = sums[0];
-}
-
 // The step of a weight under gradient descent, for a number or a vector of them.
 template <typename T, typename Vector>
 static inline Vector sgd(Vector theta, Vector grad, T learning_rate, T decay) {
     return theta - learning_rate * (grad + decay * theta);
+}
+
+// That step with the gradient xᵀd of one sample, for weights that pass by on another errand.
+template <typename T>
+struct Descent {
+    const T* x;
+    T learning_rate;
+    T decay;
+};
+
+// The last elements of a row in a vector: with what is behind them, or with zeros.
+template <typename T>
+static inline typename Pack<T>::type load_end(const T* a, std::ptrdiff_t rest, bool padded) {
+    using Vector = typename Pack<T>::type;
+    if (padded) return *reinterpret_cast<const Vector*>(a);
+    Vector end = {};
+    std::memcpy(&end, a, rest * sizeof(T));
+    return end;
+}
+
+// Σⱼ w[list[r]·w_row + j] · d[j], in the lanes of a vector for each of COUNT listed rows. A weight
+// that makes a step, if there is one, does so right after it was read: what is read and written is
+// then moved once. Padding as in dot_rows.
+template <int COUNT, typename T, typename Weight, typename Step>
+static inline void dot_some(Weight* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list, const T* d,
+                            std::ptrdiff_t columns, bool padded, typename Pack<T>::type* sums,
+                            Step step) {
+    using Vector = typename Pack<T>::type;
+    constexpr std::ptrdiff_t width = vector_width<T>();
+    constexpr bool steps = !std::is_same_v<Step, Nothing>;
+    const std::ptrdiff_t whole = columns / width * width, rest = columns - whole;
+    Vector sum[COUNT] = {};
+    Weight* row[COUNT];
+    T x[COUNT] = {};
+#pragma GCC unroll 8
+    for (int r = 0; r < COUNT; ++r) {
+        row[r] = w + list[r] * w_row;
+        if constexpr (steps) x[r] = step.x[list[r]];
+    }
+    for (std::ptrdiff_t j = 0; j < whole; j += width) {
+        const Vector delta = *reinterpret_cast<const Vector*>(d + j);
+#pragma GCC unroll 8
+        for (int r = 0; r < COUNT; ++r) {
+            const Vector theta = steps ? load_once(row[r] + j)
+                                       : *reinterpret_cast<const Vector*>(row[r] + j);
+            sum[r] += theta * delta;
+            if constexpr (steps)
+                *reinterpret_cast<Vector*>(row[r] + j) =
+                    sgd(theta, x[r] * delta, step.learning_rate, step.decay);
+        }
+    }
+    if (rest) {
+        Vector lanes = {};
+        for (int lane = 0; lane < width; ++lane) lanes[lane] = lane;
+        const Vector delta = load_end(d + whole, rest, padded);
+#pragma GCC unroll 8
+        for (int r = 0; r < COUNT; ++r) {
+            const Vector theta = load_end(row[r] + whole, rest, padded);
+            sum[r] += theta * delta;
+            if constexpr (steps) {
+                const Vector after = sgd(theta, x[r] * delta, step.learning_rate, step.decay);
+                if (padded)
+                    *reinterpret_cast<Vector*>(row[r] + whole) = lanes < T(rest) ? after : theta;
+                else
+                    std::memcpy(row[r] + whole, &after, rest * sizeof(T));
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < COUNT; ++r) sums[r] = sum[r];
+}
+
+// out[i] = Σⱼ w[list[i]·w_row + j] · d[j] for `rows` ≤ vector_width listed rows; writes a whole
+// vector. Where memory is padded to whole vectors, what is there must be 0 in one of w and d and
+// finite in the other; else the ends of rows are copied first.
+template <typename T, typename Weight, typename Step>
+static inline void dot_stepping_rows(Weight* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list,
+                                     std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns,
+                                     bool padded, T* out, Step step) {
+    using Vector = typename Pack<T>::type;
+    constexpr int width = vector_width<T>(), several = width < 4 ? width : 4;
+    Vector sums[width];
+    std::ptrdiff_t r = 0;
+    for (; r + several <= rows; r += several)
+        dot_some<several>(w, w_row, list + r, d, columns, padded, sums + r, step);
+    for (; r < rows; ++r) dot_some<1>(w, w_row, list + r, d, columns, padded, sums + r, step);
+    for (; r < width; ++r) sums[r] = Vector{};
+    add_lanes<T, width>(sums);
+    *reinterpret_cast<Vector*>(out) = sums[0];
+}
+
+template <typename T>
+static void dot_rows(const T* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list,
+                     std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns, bool padded,
+                     T* out) {
+    dot_stepping_rows(w, w_row, list, rows, d, columns, padded, out, Nothing());
+}
+
+// The same, and a step of gradient descent with the gradient xᵀd of one sample in these rows.
+template <typename T>
+static void dot_descending_rows(T* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list,
+                                std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns,
+                                bool padded, T* out, const T* x, T learning_rate, T decay) {
+    dot_stepping_rows(w, w_row, list, rows, d, columns, padded, out,
+                      Descent<T>{x, learning_rate, decay});
 }
 
 // A few samples: inputs x[i·x_row + r] of row r, and δ d[i·d_row + j].

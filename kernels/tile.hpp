@@ -45,6 +45,16 @@ constexpr std::ptrdiff_t wide_tile_columns(const T* = nullptr) {
     return WIDE_TILE_VECTORS * vector_width<T>();
 }
 
+// Vectors in the tile of a few rows, and its columns: one row leaves registers for longer runs of
+// b, which L2 delivers up to 1.2 × as fast.
+constexpr int few_vectors(std::ptrdiff_t rows) {
+    return rows == 1 && WIDE_TILE_ROWS > 1 ? 2 * WIDE_TILE_VECTORS : WIDE_TILE_VECTORS;
+}
+template <typename T>
+constexpr std::ptrdiff_t few_columns(const T*, std::ptrdiff_t rows) {
+    return few_vectors(rows) * vector_width<T>();
+}
+
 // Narrow tiles are taken several at a time, up to BAND_VECTORS in a row of them, so that what
 // follows the sums is worth its beginning.
 enum { BAND_VECTORS = 4 };
