@@ -199,6 +199,13 @@ class Optimizer(ABC):
     average : ParameterAverage, optional
         How to average the parameters over the steps; :meth:`averaged` gives the result.
         Given during training, it begins with the parameters of that moment.
+
+    Notes
+    -----
+    Where gradients stay away, velocities and moments fade. What has become smaller than the
+    least normal number, 1.2e-38 in float32, counts as 0, and a mean of squares stops at four
+    times that: it would stay among the subnormal numbers for ever, and steps would take
+    several times as long.
     """
 
     #: Hyperparameters whose products over all steps the update rule needs.

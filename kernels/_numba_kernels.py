@@ -74,7 +74,8 @@ ROW_MULTIPLE = CODES["ROW_MULTIPLE"]
 STORE = -1
 
 # float32 constants leave float32 arithmetic in float32, which Python's numbers do not.
-THREE, SIX, FAR = np.float32(3), np.float32(6), np.float32(746)  # exp(−746) is 0 in float64, too
+THREE, FOUR, SIX = np.float32(3), np.float32(4), np.float32(6)
+FAR = np.float32(746)  # exp(−746) is 0 in float64, too
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 FORTY = np.float32(40)
 
@@ -285,6 +286,7 @@ def _upper_digits(typing_context, x):
 _to_integer, _lowest, _highest = map(_constant, ("to_integer", "lowest", "highest"))
 _tail_centre, _tail_end = map(_constant, ("tail_centre", "tail_end"))
 _tanh_is_one, _negligible = map(_constant, ("tanh_is_one", "negligible"))
+_least_normal = _constant("least_normal")
 _atanh_series, _tail_ratio = map(_polynomial, ("atanh_series", "tail_ratio"))
 
 
@@ -323,6 +325,19 @@ def _exp(z):
 @_strict
 def _significant(value):
     return ZERO if abs(value) < _negligible(value) else value
+
+
+@_strict
+def _fading(mean):
+    """Return a mean of gradients, 0 where it has faded to a subnormal number."""
+    return ZERO if abs(mean) < _least_normal(mean) else mean
+
+
+@_strict
+def _lasting(square):
+    """Return a mean of squares, which does not fade that far either: its root divides."""
+    least = FOUR * _least_normal(square)
+    return least if least > square else square
 
 
 @_elementary
@@ -692,7 +707,7 @@ def _kept(theta, shrinkage):
 def _momentum(theta, grad, velocity, scalars):
     learning_rate, decay, momentum, shrinkage = scalars
     theta = _kept(theta, shrinkage)
-    velocity = momentum * velocity - learning_rate * (grad + decay * theta)
+    velocity = _fading(momentum * velocity - learning_rate * (grad + decay * theta))
     return theta + velocity, velocity
 
 
@@ -702,8 +717,8 @@ def _adam(theta, grad, first, second, rates, of_step):
     correction1, correction2, rest1, rest2 = of_step
     theta = _kept(theta, shrinkage)
     grad = grad + decay * theta
-    first = beta1 * first + rest1 * grad
-    second = beta2 * second + rest2 * (grad * grad)
+    first = _fading(beta1 * first + rest1 * grad)
+    second = _lasting(rest2 * grad * grad + beta2 * second)
     change = learning_rate / correction1 * first / (math.sqrt(second / correction2) + eps)
     return theta - change, first, second
 
@@ -712,7 +727,7 @@ def _adam(theta, grad, first, second, rates, of_step):
 def _ema_momentum(theta, grad, mean, scalars):
     learning_rate, decay, momentum, rest, shrinkage = scalars
     theta = _kept(theta, shrinkage)
-    mean = momentum * mean + rest * (grad + decay * theta)
+    mean = _fading(momentum * mean + rest * (grad + decay * theta))
     return theta - learning_rate * mean, mean
 
 
@@ -721,7 +736,7 @@ def _nesterov(theta, grad, lookahead, scalars):
     learning_rate, decay, next_momentum, shrinkage = scalars
     theta = _kept(theta, shrinkage)
     change = learning_rate * (grad + decay * theta)
-    lookahead = next_momentum * (lookahead - change)
+    lookahead = _fading(next_momentum * (lookahead - change))
     return theta + (lookahead - change), lookahead
 
 
@@ -739,7 +754,7 @@ def _rmsprop(theta, grad, mean_square, scalars):
     learning_rate, decay, beta, rest, eps, shrinkage = scalars
     theta = _kept(theta, shrinkage)
     grad = grad + decay * theta
-    mean_square = beta * mean_square + rest * (grad * grad)
+    mean_square = _lasting(rest * grad * grad + beta * mean_square)
     return theta - learning_rate * grad / (math.sqrt(mean_square) + eps), mean_square
 
 
@@ -748,8 +763,8 @@ def _rmsprop_momentum(theta, grad, mean_square, velocity, scalars):
     learning_rate, decay, beta, rest, eps, momentum, shrinkage = scalars
     theta = _kept(theta, shrinkage)
     grad = grad + decay * theta
-    mean_square = beta * mean_square + rest * (grad * grad)
-    velocity = momentum * velocity + grad / (math.sqrt(mean_square) + eps)
+    mean_square = _lasting(rest * grad * grad + beta * mean_square)
+    velocity = _fading(momentum * velocity + grad / (math.sqrt(mean_square) + eps))
     return theta - learning_rate * velocity, mean_square, velocity
 
 
@@ -758,11 +773,11 @@ def _centered_rmsprop(theta, grad, mean_square, velocity, mean, scalars):
     learning_rate, decay, beta, rest, eps, momentum, shrinkage = scalars
     theta = _kept(theta, shrinkage)
     grad = grad + decay * theta
-    mean_square = beta * mean_square + rest * (grad * grad)
-    mean = beta * mean + rest * grad
+    mean_square = _lasting(rest * grad * grad + beta * mean_square)
+    mean = _fading(beta * mean + rest * grad)
     square = mean * mean
     variance = mean_square - square if square < mean_square else ZERO
-    velocity = momentum * velocity + grad / (math.sqrt(variance) + eps)
+    velocity = _fading(momentum * velocity + grad / (math.sqrt(variance) + eps))
     return theta - learning_rate * velocity, mean_square, velocity, mean
 
 
@@ -771,7 +786,7 @@ def _adamax(theta, grad, first, largest, scalars):
     corrected_rate, decay, beta1, rest1, beta2, eps, shrinkage = scalars
     theta = _kept(theta, shrinkage)
     grad = grad + decay * theta
-    first = beta1 * first + rest1 * grad
+    first = _fading(beta1 * first + rest1 * grad)
     faded, size = beta2 * largest, abs(grad) + eps
     largest = faded if faded > size else size
     return theta - corrected_rate * first / largest, first, largest
@@ -783,8 +798,8 @@ def _nadam(theta, grad, first, second, rates, of_step):
     beta1, rest1, beta2, rest2, correction2, eps = of_step
     theta = _kept(theta, shrinkage)
     grad = grad + decay * theta
-    first = beta1 * first + rest1 * grad
-    second = beta2 * second + rest2 * (grad * grad)
+    first = _fading(beta1 * first + rest1 * grad)
+    second = _lasting(rest2 * grad * grad + beta2 * second)
     change = gradient_rate * grad + moment_rate * first
     return theta - change / (math.sqrt(second / correction2) + eps), first, second
 
@@ -793,7 +808,7 @@ def _nadam(theta, grad, first, second, rates, of_step):
 def _lion(theta, grad, mean, scalars):
     learning_rate, beta1, rest1, beta2, rest2, shrinkage = scalars
     direction = _sign(beta1 * mean + rest1 * grad)
-    mean = beta2 * mean + rest2 * grad
+    mean = _fading(beta2 * mean + rest2 * grad)
     return _kept(theta, shrinkage) - learning_rate * direction, mean
 
 
@@ -1374,14 +1389,14 @@ def _cross_entropy_gradient(o, t, label, smoothing, share, out):
     _softmax(o, out)
     if label >= 0:
         for j in range(out.size):
-            out[j] = share * (out[j] - floor)
+            out[j] = share * _significant(out[j] - floor)
         out[label] -= share * kept
         return
     total = o.dtype.type(0)
     for target in t:
         total += kept * target + floor
     for j in range(out.size):
-        out[j] = share * (total * out[j] - (kept * t[j] + floor))
+        out[j] = share * _significant(total * out[j] - (kept * t[j] + floor))
 
 
 @_inline
@@ -1405,7 +1420,7 @@ def _binary_cross_entropy(o, t, parameters):
 def _binary_cross_entropy_gradient(o, t, parameters, share, out):
     for j in range(o.size):
         p = _positive_weight(parameters, j, o)
-        out[j] = share * ((ONE + (p - ONE) * t[j]) * _sigmoid(o[j]) - p * t[j])
+        out[j] = share * _significant((ONE + (p - ONE) * t[j]) * _sigmoid(o[j]) - p * t[j])
 
 
 @_inner

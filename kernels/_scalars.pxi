@@ -27,6 +27,10 @@ cdef extern from "elementary.hpp" namespace "fastmlp" nogil:
     double bounded(double z)
     float significant(float value)
     double significant(double value)
+    float fading(float mean)
+    double fading(double mean)
+    float lasting(float square)
+    double lasting(double square)
     float fast_tanh(float z)
     double fast_tanh(double z)
 
@@ -649,13 +653,13 @@ cdef inline void cross_entropy_gradient(
     cdef floating total = 0, kept = 1 - smoothing, floor = smoothing / n
     if target is NULL:
         for j in range(n):
-            out[j] = share * (out[j] - floor)
+            out[j] = share * significant(out[j] - floor)
         out[label] -= share * kept
         return
     for j in range(n):
         total += kept * target[j] + floor
     for j in range(n):
-        out[j] = share * (total * out[j] - (kept * target[j] + floor))
+        out[j] = share * significant(total * out[j] - (kept * target[j] + floor))
 
 
 cdef inline floating binary_cross_entropy(
@@ -685,11 +689,13 @@ cdef inline void binary_cross_entropy_gradient(
     cdef floating p
     if positive is NULL:
         for j in range(n):
-            out[j] = share * (fast_sigmoid(output[j]) - target[j])
+            out[j] = share * significant(fast_sigmoid(output[j]) - target[j])
         return
     for j in range(n):
         p = <floating> positive[j]
-        out[j] = share * ((1 + (p - 1) * target[j]) * fast_sigmoid(output[j]) - p * target[j])
+        out[j] = share * significant(
+            (1 + (p - 1) * target[j]) * fast_sigmoid(output[j]) - p * target[j]
+        )
 
 
 cdef inline floating poisson(
@@ -937,7 +943,7 @@ cdef void cross_entropies_and_gradients(
     for j in range(n):
         column = p + j * ROWS_AT_ONCE
         for i in range(ROWS_AT_ONCE):
-            column[i] = share[i] * (column[i] / total[i] - floor)
+            column[i] = share[i] * significant(column[i] / total[i] - floor)
     for i in range(rows):
         p[labels[i] * ROWS_AT_ONCE + i] -= share[i] * (1 - smoothing)
         for j in range(n):
@@ -1078,8 +1084,15 @@ cdef inline floating momentum(
     floating decay,
     floating beta,
 ) noexcept nogil:
-    velocity[0] = beta * velocity[0] - learning_rate * (grad + decay * theta)
+    velocity[0] = fading(beta * velocity[0] - learning_rate * (grad + decay * theta))
     return theta + velocity[0]
+
+
+cdef inline floating mean_square_of(
+    floating before, floating grad, floating beta, floating rest
+) noexcept nogil:
+    """Return β · before + rest · g². A g² that is subnormal is summed before it is rounded."""
+    return lasting(rest * grad * grad + beta * before)
 
 
 cdef inline floating adam(
@@ -1098,8 +1111,8 @@ cdef inline floating adam(
 ) noexcept nogil:
     """Return the new θ; step is α/c₁ and inverse2 is 1/c₂."""
     grad += decay * theta
-    first[0] = beta1 * first[0] + rest1 * grad
-    second[0] = beta2 * second[0] + rest2 * (grad * grad)
+    first[0] = fading(beta1 * first[0] + rest1 * grad)
+    second[0] = mean_square_of(second[0], grad, beta2, rest2)
     return theta - step * first[0] / (sqrt(second[0] * inverse2) + eps)
 
 
@@ -1116,7 +1129,7 @@ cdef inline floating ema_momentum(
     floating beta,
     floating rest,
 ) noexcept nogil:
-    mean[0] = beta * mean[0] + rest * (grad + decay * theta)
+    mean[0] = fading(beta * mean[0] + rest * (grad + decay * theta))
     return theta - learning_rate * mean[0]
 
 
@@ -1130,7 +1143,7 @@ cdef inline floating nesterov(
 ) noexcept nogil:
     """Return the new look-ahead θ, which is `lookahead` away from the iterate."""
     cdef floating change = learning_rate * (grad + decay * theta)
-    lookahead[0] = next_beta * (lookahead[0] - change)
+    lookahead[0] = fading(next_beta * (lookahead[0] - change))
     return theta + (lookahead[0] - change)
 
 
@@ -1158,7 +1171,7 @@ cdef inline floating rmsprop(
     floating eps,
 ) noexcept nogil:
     grad += decay * theta
-    mean_square[0] = beta * mean_square[0] + rest * (grad * grad)
+    mean_square[0] = mean_square_of(mean_square[0], grad, beta, rest)
     return theta - learning_rate * grad / (sqrt(mean_square[0]) + eps)
 
 
@@ -1175,8 +1188,8 @@ cdef inline floating rmsprop_momentum(
     floating momentum_beta,
 ) noexcept nogil:
     grad += decay * theta
-    mean_square[0] = beta * mean_square[0] + rest * (grad * grad)
-    velocity[0] = momentum_beta * velocity[0] + grad / (sqrt(mean_square[0]) + eps)
+    mean_square[0] = mean_square_of(mean_square[0], grad, beta, rest)
+    velocity[0] = fading(momentum_beta * velocity[0] + grad / (sqrt(mean_square[0]) + eps))
     return theta - learning_rate * velocity[0]
 
 
@@ -1195,11 +1208,11 @@ cdef inline floating centered_rmsprop(
 ) noexcept nogil:
     cdef floating variance, square
     grad += decay * theta
-    mean_square[0] = beta * mean_square[0] + rest * (grad * grad)
-    mean[0] = beta * mean[0] + rest * grad
+    mean_square[0] = mean_square_of(mean_square[0], grad, beta, rest)
+    mean[0] = fading(beta * mean[0] + rest * grad)
     square = mean[0] * mean[0]
     variance = mean_square[0] - square if square < mean_square[0] else 0
-    velocity[0] = momentum_beta * velocity[0] + grad / (sqrt(variance) + eps)
+    velocity[0] = fading(momentum_beta * velocity[0] + grad / (sqrt(variance) + eps))
     return theta - learning_rate * velocity[0]
 
 
@@ -1218,7 +1231,7 @@ cdef inline floating adamax(
     cdef floating faded = beta2 * largest[0], size
     grad += decay * theta
     size = fabs(grad) + eps
-    first[0] = beta1 * first[0] + rest1 * grad
+    first[0] = fading(beta1 * first[0] + rest1 * grad)
     largest[0] = faded if faded > size else size
     return theta - corrected_rate * first[0] / largest[0]
 
@@ -1241,8 +1254,8 @@ cdef inline floating nadam(
     """Return the new θ; inverse2 is 1/c₂."""
     cdef floating change
     grad += decay * theta
-    first[0] = beta1 * first[0] + rest1 * grad
-    second[0] = beta2 * second[0] + rest2 * (grad * grad)
+    first[0] = fading(beta1 * first[0] + rest1 * grad)
+    second[0] = mean_square_of(second[0], grad, beta2, rest2)
     change = gradient_rate * grad + moment_rate * first[0]
     return theta - change / (sqrt(second[0] * inverse2) + eps)
 
@@ -1258,7 +1271,7 @@ cdef inline floating lion(
     floating rest2,
 ) noexcept nogil:
     cdef floating direction = sign(beta1 * mean[0] + rest1 * grad)
-    mean[0] = beta2 * mean[0] + rest2 * grad
+    mean[0] = fading(beta2 * mean[0] + rest2 * grad)
     return theta - learning_rate * direction
 
 

@@ -73,6 +73,23 @@ static inline T significant(T value) {
     return std::fabs(value) < Format<T>::negligible ? 0 : value;
 }
 
+// A mean of gradients that come no more, or 0 where it has faded to a subnormal number. There it
+// would stay for ever, since 0.9 · 4 ulp are rounded to 4 ulp, and each step with it would take
+// many times as long: with units that ReLU had switched off for good, steps of Adam took 2 to 4
+// times as long as at first.
+template <typename T>
+static inline T fading(T mean) {
+    return std::fabs(mean) < Format<T>::least_normal ? 0 : mean;
+}
+
+// A mean of squares does not fade that far either. It stops above 0, since its root divides, and
+// where its product with β is still normal.
+template <typename T>
+static inline T lasting(T square) {
+    constexpr T least = 4 * Format<T>::least_normal;
+    return least > square ? least : square;
+}
+
 template <typename T>
 static inline T bounded(T z) {
     z = floored(z);

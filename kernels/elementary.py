@@ -21,7 +21,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 #: Constants by format, then by name. All are numbers of their format. exp is 0 below
 #: `lowest` and inf above `highest`; adding `to_integer` leaves the nearest integer in the
 #: lowest digits; `upper_half` masks digits such that the square of the rest is exact. What is
-#: below `negligible` counts as 0 beside numbers near 1.
+#: below `negligible` counts as 0 beside numbers near 1. Below `least_normal` digits are lost.
 FORMATS: dict[str, dict[str, Constant]] = {
     "float32": {
         "mantissa": 23,
@@ -33,6 +33,7 @@ FORMATS: dict[str, dict[str, Constant]] = {
         "lowest": -104.0,
         "highest": 89.0,
         "negligible": 2.0**-66,
+        "least_normal": 2.0**-126,
         "tanh_is_one": 10.0,
         "exp_series": _numbers(
             "0x1.fffffcp-2 0x1.555492p-3 0x1.5558eep-5 0x1.1239d4p-7 0x1.6a25bap-10"
@@ -56,6 +57,7 @@ FORMATS: dict[str, dict[str, Constant]] = {
         "lowest": -746.0,
         "highest": 710.0,
         "negligible": 2.0**-500,
+        "least_normal": 2.0**-1022,
         "tanh_is_one": 20.0,
         "exp_series": _numbers(
             """0x1.000000000000ap-1 0x1.55555555554fap-3 0x1.55555555508c0p-5 0x1.1111111127af5p-7

@@ -331,7 +331,7 @@ def _cross_entropy(o: Array, target: Array, labels: Indices, parameters: Array) 
 def _cross_entropy_gradient(o: Array, target: Array, labels: Indices, parameters: Array) -> Array:
     # Σⱼ tⱼ = 1 for probabilities; keeping the sum makes the gradient exact for any row.
     t = _smoothed(target, parameters)
-    return t.sum(axis=1, keepdims=True) * _softmax(o) - t
+    return _significant(t.sum(axis=1, keepdims=True) * _softmax(o) - t, o.dtype)
 
 
 def _positive_weights(parameters: Array) -> Array | float:
@@ -347,7 +347,8 @@ def _binary_cross_entropy(o: Array, t: Array, labels: Indices, parameters: Array
 
 def _binary_cross_entropy_gradient(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
     positive = _positive_weights(parameters)
-    return ((1 + (positive - 1) * t) * _sigmoid(o) - positive * t) / o.shape[1]
+    slope = (1 + (positive - 1) * t) * _sigmoid(o) - positive * t
+    return _significant(slope, o.dtype) / o.shape[1]
 
 
 def _huber(o: Array, t: Array, labels: Indices, parameters: Array) -> Array:
@@ -878,6 +879,21 @@ def _decay(theta: Array, grad: Array, weight_decay: float = 0.0, shrinkage: floa
     return grad + weight_decay * theta
 
 
+def _fading(mean: Array) -> Array:
+    """Return a mean of gradients, 0 where it has faded to a subnormal number.
+
+    There it would stay for ever, since 0.9 · 4 ulp are rounded to 4 ulp, and each step with
+    it would take many times as long.
+    """
+    return np.where(np.abs(mean) < np.finfo(mean.dtype).tiny, 0, mean)
+
+
+def _mean_square(before: Array, grad: Array, beta: float, rest: float) -> Array:
+    """Return β · before + rest · g², which does not fade that far either: its root divides."""
+    square, least = beta * before + rest * grad * grad, 4 * np.finfo(grad.dtype).tiny
+    return np.where(square < least, least, square)
+
+
 def _sgd(theta: Array, grad: Array, state: Array, learning_rate: float, decay: float) -> None:
     theta -= learning_rate * (grad + decay * theta)
 
@@ -893,7 +909,7 @@ def _momentum(
 ) -> None:
     (velocity,) = state
     grad = _decay(theta, grad, decay, shrinkage)
-    velocity[...] = momentum * velocity - learning_rate * grad
+    velocity[...] = _fading(momentum * velocity - learning_rate * grad)
     theta += velocity
 
 
@@ -914,8 +930,8 @@ def _adam(
 ) -> None:
     first, second = state
     grad = _decay(theta, grad, decay, shrinkage)
-    first[...] = beta1 * first + rest1 * grad
-    second[...] = beta2 * second + rest2 * (grad * grad)
+    first[...] = _fading(beta1 * first + rest1 * grad)
+    second[...] = _mean_square(second, grad, beta2, rest2)
     theta -= learning_rate / correction1 * first / (np.sqrt(second / correction2) + eps)
 
 
@@ -930,7 +946,7 @@ def _ema_momentum(
     shrinkage: float,
 ) -> None:
     (mean,) = state
-    mean[...] = momentum * mean + rest * _decay(theta, grad, decay, shrinkage)
+    mean[...] = _fading(momentum * mean + rest * _decay(theta, grad, decay, shrinkage))
     theta -= learning_rate * mean
 
 
@@ -946,7 +962,7 @@ def _nesterov(
     # θ is the look-ahead and u its distance from the iterate, which u − αg is the change of.
     (lookahead,) = state
     change = learning_rate * _decay(theta, grad, decay, shrinkage)
-    lookahead[...] = next_momentum * (lookahead - change)
+    lookahead[...] = _fading(next_momentum * (lookahead - change))
     theta += lookahead - change
 
 
@@ -978,7 +994,7 @@ def _rmsprop(
 ) -> None:
     (mean_square,) = state
     grad = _decay(theta, grad, decay, shrinkage)
-    mean_square[...] = beta * mean_square + rest * (grad * grad)
+    mean_square[...] = _mean_square(mean_square, grad, beta, rest)
     theta -= learning_rate * grad / (np.sqrt(mean_square) + eps)
 
 
@@ -996,8 +1012,8 @@ def _rmsprop_momentum(
 ) -> None:
     mean_square, velocity = state
     grad = _decay(theta, grad, decay, shrinkage)
-    mean_square[...] = beta * mean_square + rest * (grad * grad)
-    velocity[...] = momentum * velocity + grad / (np.sqrt(mean_square) + eps)
+    mean_square[...] = _mean_square(mean_square, grad, beta, rest)
+    velocity[...] = _fading(momentum * velocity + grad / (np.sqrt(mean_square) + eps))
     theta -= learning_rate * velocity
 
 
@@ -1015,11 +1031,11 @@ def _centered_rmsprop(
 ) -> None:
     mean_square, velocity, mean = state
     grad = _decay(theta, grad, decay, shrinkage)
-    mean_square[...] = beta * mean_square + rest * (grad * grad)
-    mean[...] = beta * mean + rest * grad
+    mean_square[...] = _mean_square(mean_square, grad, beta, rest)
+    mean[...] = _fading(beta * mean + rest * grad)
     # Rounding may make it negative, an overflow inf − inf; a NaN shows in the velocity.
     variance = np.where(mean * mean < mean_square, mean_square - mean * mean, 0)
-    velocity[...] = momentum * velocity + grad / (np.sqrt(variance) + eps)
+    velocity[...] = _fading(momentum * velocity + grad / (np.sqrt(variance) + eps))
     theta -= learning_rate * velocity
 
 
@@ -1037,7 +1053,7 @@ def _adamax(
 ) -> None:
     first, largest = state
     grad = _decay(theta, grad, decay, shrinkage)
-    first[...] = beta1 * first + rest1 * grad
+    first[...] = _fading(beta1 * first + rest1 * grad)
     # Not np.maximum: a NaN shows in the first moment.
     faded, size = beta2 * largest, np.abs(grad) + eps
     largest[...] = np.where(faded > size, faded, size)
@@ -1061,8 +1077,8 @@ def _nadam(
 ) -> None:
     first, second = state
     grad = _decay(theta, grad, decay, shrinkage)
-    first[...] = beta1 * first + rest1 * grad
-    second[...] = beta2 * second + rest2 * (grad * grad)
+    first[...] = _fading(beta1 * first + rest1 * grad)
+    second[...] = _mean_square(second, grad, beta2, rest2)
     change = gradient_rate * grad + moment_rate * first
     theta -= change / (np.sqrt(second / correction2) + eps)
 
@@ -1081,7 +1097,7 @@ def _lion(
     (mean,) = state
     _decay(theta, grad, shrinkage=shrinkage)
     theta -= learning_rate * np.sign(beta1 * mean + rest1 * grad)
-    mean[...] = beta2 * mean + rest2 * grad
+    mean[...] = _fading(beta2 * mean + rest2 * grad)
 
 
 OPTIMIZER_STEPS: dict[int, Callable[..., None]] = {

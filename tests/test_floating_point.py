@@ -1,4 +1,7 @@
-"""Subnormal numbers live: no kernel, no build flag and no import turns them into 0."""
+"""Subnormal numbers live: no kernel, no build flag and no import turns them into 0.
+
+Only training makes none of its own: steps would take several times as long.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastmlp.kernels import arena
-from fastmlp.kernels.catalogue import CODES
+from fastmlp.kernels.catalogue import CODES, OPTIMIZERS
 
 #: A fresh process, because the mode of the processor's float unit is set once, by a library
 #: as it loads; a thread started later inherits it.
@@ -101,3 +104,39 @@ def test_kernels_leave_the_modes_of_other_threads_alone(kernels, dtype):
         pool.submit(kernels.softmax_forward, tiny, np.empty_like(tiny)).result()
         assert pool.submit(lambda: bool((tiny * dtype(1)).all())).result()
     assert (tiny * dtype(1)).all()
+
+
+def is_normal(numbers):
+    """Return whether numbers are 0 or not subnormal."""
+    return (numbers == 0) | (np.abs(numbers) >= np.finfo(numbers.dtype).tiny)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda row: row.name)
+def test_what_fades_ends_before_the_subnormals(kernels, dtype, optimizer):
+    small = np.finfo(dtype).tiny * np.linspace(1, 8, 67, dtype=dtype)
+    parameters, grad, state = 0 * small, 0 * small, np.tile(small, (len(optimizer.state), 1))
+    coefficients = np.linspace(0.2, 0.8, len(optimizer.coefficients))
+    if "eps" in optimizer.coefficients and optimizer.name != "adamax":  # whose maximum fades
+        coefficients[optimizer.coefficients.index("eps")] = 0
+    for _ in range(9):
+        kernels.optimizer_step(parameters, grad, state, optimizer.code, coefficients)
+        assert is_normal(state).all()
+    assert np.isfinite(parameters).all()
+
+
+@pytest.mark.parametrize("loss", ["CROSS_ENTROPY", "BINARY_CROSS_ENTROPY"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_certainty_gives_no_subnormal_gradient(kernels, dtype, loss, labelled):
+    """Logits of a network that has learnt its data by heart."""
+    lowest = np.log(np.finfo(dtype).smallest_subnormal)
+    logits = np.zeros((99, 2), dtype)
+    logits[:, 1] = np.linspace(1.05 * lowest, 0.3 * lowest, 99)
+    targets, labels = np.tile(np.array([1, 0], dtype), (99, 1)), np.empty(0, np.int64)
+    if labelled and loss == "CROSS_ENTROPY":
+        targets, labels = np.empty((0, 0), dtype), np.zeros(99, np.int64)
+    parameters, grad = np.zeros(int(loss == "CROSS_ENTROPY")), np.empty_like(logits)
+    kernels.loss_backward(
+        logits, targets, labels, np.empty(0, dtype), CODES[loss], parameters, grad
+    )
+    assert is_normal(grad[:, 1]).all()
+    assert grad[-1, 1] > 0
