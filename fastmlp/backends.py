@@ -217,8 +217,9 @@ def set_num_threads(n: int, work_per_thread: float = WORK_PER_THREAD) -> None:
 
     A call uses one thread for each `work_per_thread` floating-point operations, so
     small networks stay on one. Training steps, in which threads exchange weights, take up to
-    four times as many for each, and so do single calls after a pause in which threads have
-    gone to sleep. The limit at start is the number of cores that the
+    four times as many for each, or two fifths where the network has no layer of more than 128
+    units and the batch 96 samples; single calls take four times as many after a pause in which
+    threads have gone to sleep. The limit at start is the number of cores that the
     process may use, or ``OMP_NUM_THREADS`` if that is smaller. The NumPy backend is
     not concerned: NumPy's BLAS has its own setting. A forked child always runs one.
 

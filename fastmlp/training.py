@@ -209,7 +209,7 @@ def _run_steps(
     rule = check_optimizer(optimizer).prepare(net.parameters, n_steps)
     n_before, layout = optimizer.step_count, net.parameters.layout
     stores = rule.clips or layout.is_penalized
-    work = GRADIENT_WORK * layout.work(batch_size) / layout.exchange
+    work = GRADIENT_WORK * layout.work(batch_size) / layout.exchange(batch_size)
     n_threads = threads_for(work, n_steps)
     train = current_kernels().network_train
     arguments = (

@@ -91,6 +91,21 @@ def test_sleeping_threads_are_woken_for_more_work(clock, pause, repeats, expecte
     assert backends.threads_for(2.1e7, repeats) == expected
 
 
+@pytest.mark.parametrize(
+    ("layers", "n_samples", "earlier"),
+    [
+        ([fm.Dense(5, 128)], 96, True),
+        ([fm.Dense(5, 128)], 95, False),  # too few for two parts
+        ([fm.Dense(5, 129)], 96, False),
+        ([fm.Dense(5, 128, l2=1e-3)], 96, False),
+        ([fm.Dense(5, 128), fm.Dropout(0.5)], 96, False),
+    ],
+)
+def test_threads_share_a_batch_earlier_where_the_network_is_narrow(layers, n_samples, earlier):
+    layout = fm.MLP(layers).parameters.layout
+    assert (layout.exchange(n_samples) < 1) == earlier
+
+
 def test_threads_stay_awake_between_calls(clock):
     fm.set_num_threads(2)
     used = []
