@@ -996,27 +996,26 @@ cdef void update_parts(
 
 
 cdef void update_clipped(
-    const Network* net, const Step* step, floating* panel, int thread, int n_threads
+    const Network* net, const Step* step, floating* panel, const Share* own
 ) noexcept nogil:
-    """Clip the stored gradient, and update with it what this thread's parts hold.
+    """Clip the stored gradient, and update with it what a thread's own of NORM_PARTS hold.
 
     The panel, of which all threads need the same, has room for NORM_PARTS numbers of 8 bytes.
     """
     cdef double* squares = <double*> panel
-    cdef Py_ssize_t first = NORM_PARTS * thread // n_threads, part
-    cdef Py_ssize_t last = NORM_PARTS * (thread + 1) // n_threads
+    cdef Py_ssize_t part
     cdef floating limit = <floating> step.clip_value, scale = 1
     cdef double norm, total = 0
-    for part in range(first, last):
+    for part in range(own.first, own.last):
         penalize_part(net, part, <floating*> step.grad)
         squares[part] = square_of_part(net, <floating*> step.grad, part, limit)
-    team_barrier(n_threads)
+    team_barrier(own.n_threads)
     for part in range(NORM_PARTS):
         total += squares[part]
     norm = sqrt(total)
     if norm > step.clip_norm:
         scale = <floating> (step.clip_norm / norm)
-    update_parts(net, step, first, last, scale)
+    update_parts(net, step, own.first, own.last, scale)
 
 
 # The batch of a narrow network goes in parts, and so does one that is large against the network,
@@ -1063,7 +1062,7 @@ cdef void add_gradients(
     """
     cdef Py_ssize_t index, row, at, j, summand, size = arena_size(net)
     cdef const int64_t* layer
-    for index in range(net.n_layers if n_parts > 1 or out != grads else 0):
+    for index in range(net.n_layers):
         layer = layer_of(net, index)
         for row in range(row_of_part(layer, first), row_of_part(layer, last)):
             at = layer[WEIGHT] + row * layer[STRIDE]
@@ -1084,13 +1083,12 @@ cdef void train_step_in_parts(
     cdef floating* blocks = grads + parts * size
     cdef Py_ssize_t room = step.workspace_size - (blocks - workspace)
     cdef Py_ssize_t block = block_room(net, min(n, LANE_SAMPLES), blocks)
-    cdef Py_ssize_t first = NORM_PARTS * thread // n_threads
-    cdef Py_ssize_t last = NORM_PARTS * (thread + 1) // n_threads
     cdef int workers = <int> min(n_threads, room // block)
     cdef Step summed = step[0]
-    cdef Share share
+    cdef Share own = share_of_thread(NORM_PARTS, thread, n_threads), some, share
     if thread < workers:
-        for part in range(parts * thread // workers, parts * (thread + 1) // workers):
+        some = share_of_thread(parts, thread, workers)
+        for part in range(some.first, some.last):
             share = share_of_units(n, ROW_MULTIPLE, <int> part, <int> parts)
             gradient_in_lanes(
                 net, batch, &share, grads + part * size, workspace, blocks + thread * block
@@ -1098,11 +1096,12 @@ cdef void train_step_in_parts(
     team_barrier(n_threads)
     if step.grad is NULL:
         summed.grad = grads
-    add_gradients(net, grads, parts, first, last, <floating*> summed.grad)
+    if parts > 1 or summed.grad != grads:
+        add_gradients(net, grads, parts, own.first, own.last, <floating*> summed.grad)
     if step.grad is NULL:
-        update_parts(net, &summed, first, last, <floating> 1)
+        update_parts(net, &summed, own.first, own.last, <floating> 1)
     else:
-        update_clipped(net, step, blocks, thread, n_threads)
+        update_clipped(net, step, blocks, &own)
 
 
 cdef void train_step_in_layers(
@@ -1117,6 +1116,7 @@ cdef void train_step_in_layers(
     room -= room % ROW_MULTIPLE
     cdef floating* panel = panels + thread * room
     cdef bint single = n == 1 and step.grad is NULL and net.is_dense
+    cdef Share own = share_of_thread(NORM_PARTS, thread, n_threads)
     cdef Step storing
     sweep_up(net, batch, &share, workspace, panel)
     if single:
@@ -1128,14 +1128,13 @@ cdef void train_step_in_layers(
         storing = storing_step(step.grad)
         update_layers(net, batch, &storing, workspace, panels, room, thread, n_threads)
         team_barrier(n_threads)
-        update_clipped(net, step, panels, thread, n_threads)
+        update_clipped(net, step, panels, &own)
     elif not single:
         update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
     if net.is_penalized and step.optimizer == STORE:
         team_barrier(n_threads)
-        for part in range(NORM_PARTS):
-            if part % n_threads == thread:
-                penalize_part(net, part, <floating*> step.parameters)
+        for part in range(own.first, own.last):
+            penalize_part(net, part, <floating*> step.parameters)
 
 
 cdef void train_step(

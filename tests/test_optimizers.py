@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -434,7 +435,9 @@ EVERY = [
     fm.Lion(weight_decay=0.1),
 ]
 
-every_optimizer = pytest.mark.parametrize("optimizer", EVERY, ids=repr)
+every_optimizer = pytest.mark.parametrize(
+    "optimizer", EVERY, ids=lambda optimizer: re.sub(" at 0x[0-9a-f]+", "", repr(optimizer))
+)
 
 
 @every_optimizer
