@@ -41,7 +41,7 @@ __all__ = [
 #: Floating-point operations of a call for each thread: about 25 µs of one core. Measured, on two
 #: cores: a forward pass of 10⁷ operations through 784-256-128-10 takes 57 µs with one thread and 40
 #: with two, through 17-64-64-6 84 and 45; a gradient 82 and 72, 105 and 80. Training steps ask for
-#: more: see Layout.exchange.
+#: more: see Layout.exchange; or for less: see EXCHANGING_PARTS.
 WORK_PER_THREAD = 5e6
 
 #: Threads that have had no work for so many seconds may sleep. To wake them takes 0.1 to 0.3 ms, so
@@ -217,9 +217,9 @@ def set_num_threads(n: int, work_per_thread: float = WORK_PER_THREAD) -> None:
 
     A call uses one thread for each `work_per_thread` floating-point operations, so
     small networks stay on one. Training steps, in which threads exchange weights, take up to
-    four times as many for each, or two fifths where the network has no layer of more than 128
-    units and the batch 96 samples; single calls take four times as many after a pause in which
-    threads have gone to sleep. The limit at start is the number of cores that the
+    four times as many for each, or fewer in :meth:`MLP.fit` where the network is narrow. Single
+    calls take four times as many after a pause in which threads have gone to sleep. The limit at
+    start is the number of cores that the
     process may use, or ``OMP_NUM_THREADS`` if that is smaller. The NumPy backend is
     not concerned: NumPy's BLAS has its own setting. A forked child always runs one.
 
@@ -265,7 +265,7 @@ def get_num_threads() -> int:
     return _threads.n
 
 
-def threads_for(work: float, repeats: int = 1) -> int:
+def threads_for(work: float, repeats: int = 1, pieces: float = math.inf) -> int:
     """Return the threads of a call.
 
     Parameters
@@ -274,6 +274,8 @@ def threads_for(work: float, repeats: int = 1) -> int:
         Floating-point operations that threads share before they meet again.
     repeats : int, default=1
         How often they do so in the call.
+    pieces : float, default=inf
+        Threads that would find something to do.
 
     Returns
     -------
@@ -286,6 +288,7 @@ def threads_for(work: float, repeats: int = 1) -> int:
     began = monotonic()
     paused, _calls.last = began > _calls.last + PAUSE, began
     useful = min(work, work * repeats / WAKING) if paused else work
+    useful = min(useful, pieces * threads.work_per_thread)
     if useful >= threads.n * threads.work_per_thread:
         return threads.n
     return max(1, int(useful / threads.work_per_thread))

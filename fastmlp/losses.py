@@ -250,6 +250,10 @@ class BinaryCrossEntropy(Loss):
     ------
     TypeError, ValueError
         If a weight is not a number above 0.
+
+    Notes
+    -----
+    In the gradient, a σ(oⱼ) − tⱼ of almost 0 counts as 0, as for :class:`CrossEntropy`.
     """
 
     row: catalogue.Loss = field(init=False, repr=False, default=ROWS["binary_cross_entropy"])
@@ -311,8 +315,8 @@ class CrossEntropy(Loss):
 
     Notes
     -----
-    In the gradient, a difference p − t' of less than 2⁻⁶⁶ (2⁻⁵⁰⁰ in float64) counts as 0: it
-    changes no parameter, but products with what it becomes take a hundred times as long.
+    In the gradient, a difference p − t' of less than 2⁻⁶⁶ (2⁻⁵⁰⁰ in float64) counts as 0. It
+    is nothing beside the others, but products with what it becomes take a hundred times as long.
     """
 
     row: catalogue.Loss = field(init=False, repr=False, default=ROWS["cross_entropy"])

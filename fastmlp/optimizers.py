@@ -202,10 +202,11 @@ class Optimizer(ABC):
 
     Notes
     -----
-    Where gradients stay away, velocities and moments fade. What has become smaller than the
+    Where gradients stay away, velocities and means fade. What has become smaller than the
     least normal number, 1.2e-38 in float32, counts as 0, and a mean of squares stops at four
-    times that: it would stay among the subnormal numbers for ever, and steps would take
-    several times as long.
+    times that: they would stay among the subnormal numbers for ever, and steps would take
+    several times as long. A step from smaller squares still, which takes an `eps` below 1e-17
+    to be seen, is shorter for it.
     """
 
     #: Hyperparameters whose products over all steps the update rule needs.

@@ -39,11 +39,6 @@ OPERATIONS_OF_A_BYTE = 7
 EXCHANGING = 4.0
 EXCHANGED_BYTES = 2**20
 
-#: Threads that take parts of a batch through a narrow network meet once a step, not in each layer.
-#: Measured likewise: 17-64-64-6 at batch 96 (3e6) 61 and 54, at batch 128 78 and 61, at batch 256
-#: 144 and 117; 8-32-32-2 at batch 512 (4e6) 114 and 80.
-EXCHANGING_PARTS = 0.4
-
 Views = tuple[NDArray[Any], ...]
 
 
@@ -298,34 +293,31 @@ class Layout:
     def _work_of_reading(self) -> float:
         return OPERATIONS_OF_A_BYTE * self._n_bytes if self._n_bytes > NEAR_BYTES else 0.0
 
-    def exchange(self, n_samples: int) -> float:
-        """Return how many times the work of another call threads need for a training step.
+    @cached_property
+    def exchange(self) -> float:
+        """How many times the work of another call threads need for a training step.
 
-        They fetch from each other the weights that each has changed, or gradients of parts of
-        the batch.
+        They fetch from each other the weights that each has changed.
+        """
+        return min(EXCHANGING, 1.0 + (EXCHANGING - 1.0) * self._n_bytes / EXCHANGED_BYTES)
+
+    def parts(self, n_samples: int) -> int:
+        """Return the parts of a batch that the compiled kernels' threads take in training.
 
         Parameters
         ----------
         n_samples : int
-            Samples of the step.
+            Samples of the batch.
 
         Returns
         -------
-        float
-            A factor of the work for which another thread is worth while.
+        int
+            1 if it is taken as a whole, or the network is not narrow.
         """
-        if n_samples >= 2 * catalogue.NARROW_PART_ROWS and self._is_narrow:
-            return EXCHANGING_PARTS
-        return min(EXCHANGING, 1.0 + (EXCHANGING - 1.0) * self._n_bytes / EXCHANGED_BYTES)
-
-    @cached_property
-    def _is_narrow(self) -> bool:
         table = self.training_table
-        return not (
-            table[:, KIND].any()
-            or self.is_penalized
-            or table[:, (N_IN, N_OUT)].max() > catalogue.NARROW
-        )
+        if table[:, KIND].any() or self.is_penalized:
+            return 1
+        return max(1, arena.narrow_parts(table, n_samples))
 
     @cached_property
     def indices(self) -> NDArray[np.int64]:

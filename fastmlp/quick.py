@@ -54,7 +54,7 @@ class Quick:
     def __init__(self, parameters: Parameters) -> None:
         layout = parameters.layout
         self._parameters = parameters
-        self._step_share = layout.exchange(1) / GRADIENT_WORK
+        self._step_share = layout.exchange / GRADIENT_WORK
         self._module = kernels.load_backend("cython")
         n_rows = min(max(LEAST_ROWS, int(QUICK_WORK / layout.work_per_sample)), MOST_ROWS)
         size = arena.training_workspace_size(layout.table, n_rows, layout.dtype.itemsize, 1)

@@ -18,7 +18,7 @@ from ._validation import (
     check_integer,
     real_array,
 )
-from .backends import current_kernels, threads_for
+from .backends import current_kernels, get_backend, threads_for
 from .callbacks import Callback, EpochFunction, as_callbacks, progress
 from .history import History
 from .losses import Loss
@@ -33,8 +33,15 @@ from .network import (
 )
 from .optimizers import Adam, Optimizer, check_optimizer
 from .pacing import Pace
+from .parameters import Layout
 
 __all__ = ["fit", "step"]
+
+#: A step in parts, whose threads meet once and not in each layer, pays on several threads from so
+#: many times the work of another call on. Measured, on two cores, with Adam: 17-64-64-6 at batch
+#: 96 (3e6 operations) takes 61 µs with one thread and 54 with two, at batch 128 78 and 61, at batch
+#: 256 144 and 117; 8-32-32-2 at batch 512 (4e6) 114 and 80.
+EXCHANGING_PARTS = 0.4
 
 
 @dataclass(frozen=True)
@@ -191,6 +198,14 @@ def _run_epoch(plan: _Plan, epoch: int, pace: Pace) -> tuple[float, int]:
     return _mean_over_samples(losses, data.sample_weight, order, size), len(losses)
 
 
+def _threads_for_steps(layout: Layout, batch_size: int, n_steps: int) -> int:
+    work = GRADIENT_WORK * layout.work(batch_size)
+    parts = layout.parts(batch_size) if get_backend() == "cython" else 1
+    if parts > 1:
+        return threads_for(work / EXCHANGING_PARTS, n_steps, parts)
+    return threads_for(work / layout.exchange, n_steps)
+
+
 def _run_steps(
     net: MLP,
     seed: int | None,
@@ -209,8 +224,7 @@ def _run_steps(
     rule = check_optimizer(optimizer).prepare(net.parameters, n_steps)
     n_before, layout = optimizer.step_count, net.parameters.layout
     stores = rule.clips or layout.is_penalized
-    work = GRADIENT_WORK * layout.work(batch_size) / layout.exchange(batch_size)
-    n_threads = threads_for(work, n_steps)
+    n_threads = _threads_for_steps(layout, batch_size, n_steps)
     train = current_kernels().network_train
     arguments = (
         *net.training_arguments(seed),

@@ -65,6 +65,8 @@ cdef extern from "tile.hpp" namespace "fastmlp" nogil:
     double dot(const double* a, const double* b, Py_ssize_t n)
 
 cdef extern from "sweep.hpp" namespace "fastmlp" nogil:
+    cdef enum:
+        NEAR_BYTES
     void multiply_few(const float* start, const float* a, Py_ssize_t a_row, const float* b,
                       Py_ssize_t b_step, Py_ssize_t depth, float* c, Py_ssize_t rows,
                       Py_ssize_t columns)
@@ -669,6 +671,8 @@ cdef void forward_few(
     cdef const floating* rows = <const floating*> x.data
     cdef const floating* source
     cdef const floating* begin
+    if x.rows == 0:
+        return
     if is_swept(x, weight, sums) and (
         whole_vectors(weight.columns, sums) <= min(weight.readable, out.readable)
     ):
@@ -715,7 +719,7 @@ cdef inline bint is_swept(Matrix x, Matrix weight, floating* kind) noexcept nogi
     """Return whether a few samples take W without the rows whose inputs are all 0."""
     cdef Py_ssize_t size = weight.rows * weight.stride * sizeof(floating), n, least = LISTED_BYTES
     if x.rows > 1:
-        least = FETCHED_BYTES << 2 * (x.rows - 2)
+        least = NEAR_BYTES << 2 * (x.rows - 2)
     if size < least or size >= SWEPT_BYTES:
         return size >= SWEPT_BYTES
     n = count_rows(<const floating*> x.data, x.stride, x.rows, weight.rows)
@@ -744,7 +748,7 @@ cdef void forward_swept(
         first = block * SWEPT_INPUTS
         n = min(SWEPT_INPUTS, weight.rows - first)
         n = list_rows(inputs, x.stride, x.rows, first, n, list)
-        if x.rows == 1 and size < FETCHED_BYTES:
+        if x.rows == 1 and size <= NEAR_BYTES:
             end = 0
             for tile in range(n_tiles):
                 column = end
@@ -881,12 +885,12 @@ cdef void backward_single(
     cdef const floating* inputs = <const floating*> x.data
     cdef const floating* none = NULL
     cdef Listed on, seen
-    cdef const Listed* changed = &on  # x, which is y where that tells who is off, lists the same
+    cdef const Listed* changed = &on
     for block in range(ceil_divide(weight.rows, LISTED_ROWS)):
         first = block * LISTED_ROWS
         rows = min(LISTED_ROWS, weight.rows - first)
         list_where_on(y_or_z, first, rows, not is_off, &on, &alpha)
-        if skip != is_off:  # then one of the lists has all rows
+        if skip != is_off:  # one list has all rows; else both have, or x is y and lists the same
             list_where_on(x, first, rows, not skip, &seen, &alpha)
             changed = &seen
         if descends and changed.n == on.n:

@@ -686,16 +686,15 @@ cdef inline void binary_cross_entropy_gradient(
     floating* out,
 ) noexcept nogil:
     cdef Py_ssize_t j
-    cdef floating p
+    cdef floating p, slope  # which in the middle of an expression would be double
     if positive is NULL:
         for j in range(n):
             out[j] = share * significant(fast_sigmoid(output[j]) - target[j])
         return
     for j in range(n):
         p = <floating> positive[j]
-        out[j] = share * significant(
-            (1 + (p - 1) * target[j]) * fast_sigmoid(output[j]) - p * target[j]
-        )
+        slope = (1 + (p - 1) * target[j]) * fast_sigmoid(output[j]) - p * target[j]
+        out[j] = share * significant(slope)
 
 
 cdef inline floating poisson(
@@ -1091,7 +1090,7 @@ cdef inline floating momentum(
 cdef inline floating mean_square_of(
     floating before, floating grad, floating beta, floating rest
 ) noexcept nogil:
-    """Return β · before + rest · g². A g² that is subnormal is summed before it is rounded."""
+    """Return β · before + rest · g²; fused, a g² that is subnormal is not rounded by itself."""
     return lasting(rest * grad * grad + beta * before)
 
 

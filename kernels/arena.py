@@ -42,6 +42,7 @@ __all__ = [
     "hessian_workspace_size",
     "jacobian_workspace_size",
     "layer_table",
+    "narrow_parts",
     "notes_size",
     "panel_size",
     "parts_size",
@@ -340,6 +341,26 @@ def training_workspace_size(layers: np.ndarray, n_rows: int, itemsize: int, n_th
     return losses + max(n_rows * of_a_row + notes + scratch, in_parts)
 
 
+def narrow_parts(layers: np.ndarray, n_rows: int) -> int:
+    """Return in how many parts a batch goes through a narrow network of dense layers.
+
+    Parameters
+    ----------
+    layers : numpy.ndarray of int64, shape (n_layers, 12)
+        The network.
+    n_rows : int
+        Samples of the batch, at least ROW_MULTIPLE.
+
+    Returns
+    -------
+    int
+        0 if the network is not narrow.
+    """
+    if max(int(layers[0, N_IN]), *layers[:, N_OUT].tolist()) > NARROW:
+        return 0
+    return max(1, min(n_rows // NARROW_PART_ROWS, MOST_PARTS))
+
+
 def parts_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -> int:
     """Return the elements beside the losses that a batch takes which goes in parts, else 0.
 
@@ -369,8 +390,8 @@ def parts_size(layers: np.ndarray, n_rows: int, itemsize: int, n_threads: int) -
     forms = max(strides[0], 3 * max(strides[1:]))
     block = n_lanes * (n_in + 2 * sum(widths) + 2 * max(strides[1:]) + forms)
     gradient = int(layers[-1, BIAS] + layers[-1, STRIDE])
-    if max(n_in, *widths) <= NARROW:
-        parts = max(1, min(n_rows // NARROW_PART_ROWS, MOST_PARTS))
+    parts = narrow_parts(layers, n_rows)
+    if parts:
         return parts * gradient + min(n_threads, parts) * block
     half = n_rows * (strides[0] + 2 * sum(strides[1:])) // 2
     if n_rows < LEAST_PARTS * PART_ROWS or LEAST_PARTS * int(layers[-1, BIAS]) > half:

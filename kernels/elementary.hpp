@@ -83,7 +83,7 @@ static inline T fading(T mean) {
 }
 
 // A mean of squares does not fade that far either. It stops above 0, since its root divides, and
-// where its product with β is still normal.
+// where its product with a β of ¼ or more is still normal.
 template <typename T>
 static inline T lasting(T square) {
     constexpr T least = 4 * Format<T>::least_normal;

@@ -16,6 +16,8 @@ static inline typename Pack<T>::type load_once(const T* a) {
     return *reinterpret_cast<const volatile typename Pack<T>::type*>(a);
 }
 
+enum { NEAR_BYTES = 1 << 20 };  // of a weight that the second cache may hold
+
 // How a tile of a few rows takes the rows of b.
 enum Way {
     NEAR,  // one after another
@@ -82,7 +84,7 @@ static void multiply_few(const T* start, const T* a, std::ptrdiff_t a_row, const
     constexpr std::ptrdiff_t width = vector_width<T>();
     // What is not asked for ahead: what is in the first cache; by one row, which needs little
     // beside its loads, in the second too, where asking would take a tenth of the time.
-    constexpr std::ptrdiff_t near_bytes = ROWS > 1 ? 1 << 15 : 1 << 20;
+    constexpr std::ptrdiff_t near_bytes = ROWS > 1 ? 1 << 15 : +NEAR_BYTES;
     const std::ptrdiff_t vectors = (columns + width - 1) / width;
     if (rows == ROWS) {
         if (depth * b_step * std::ptrdiff_t(sizeof(T)) <= near_bytes)
@@ -243,7 +245,8 @@ static inline typename Pack<T>::type load_end(const T* a, std::ptrdiff_t rest, b
 
 // Σⱼ w[list[r]·w_row + j] · d[j], in the lanes of a vector for each of COUNT listed rows. A weight
 // that makes a step, if there is one, does so right after it was read: what is read and written is
-// then moved once. Padding as in dot_rows.
+// then moved once. Where memory is padded to whole vectors, what is there must be 0 in one of w and
+// d and finite in the other, and stays; else the ends of rows are copied first.
 template <int COUNT, typename T, typename Weight, typename Step>
 static inline void dot_some(Weight* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list, const T* d,
                             std::ptrdiff_t columns, bool padded, typename Pack<T>::type* sums,
@@ -293,9 +296,7 @@ static inline void dot_some(Weight* w, std::ptrdiff_t w_row, const std::ptrdiff_
     for (int r = 0; r < COUNT; ++r) sums[r] = sum[r];
 }
 
-// out[i] = Σⱼ w[list[i]·w_row + j] · d[j] for `rows` ≤ vector_width listed rows; writes a whole
-// vector. Where memory is padded to whole vectors, what is there must be 0 in one of w and d and
-// finite in the other; else the ends of rows are copied first.
+// The same for `rows` ≤ vector_width listed rows, summed: writes a whole vector.
 template <typename T, typename Weight, typename Step>
 static inline void dot_stepping_rows(Weight* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list,
                                      std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns,
@@ -312,6 +313,7 @@ static inline void dot_stepping_rows(Weight* w, std::ptrdiff_t w_row, const std:
     *reinterpret_cast<Vector*>(out) = sums[0];
 }
 
+// out[i] = Σⱼ w[list[i]·w_row + j] · d[j].
 template <typename T>
 static void dot_rows(const T* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list,
                      std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns, bool padded,
@@ -319,7 +321,7 @@ static void dot_rows(const T* w, std::ptrdiff_t w_row, const std::ptrdiff_t* lis
     dot_stepping_rows(w, w_row, list, rows, d, columns, padded, out, Nothing());
 }
 
-// The same, and a step of gradient descent with the gradient xᵀd of one sample in these rows.
+// That, and a step of gradient descent with the gradient xᵀd of one sample in these rows.
 template <typename T>
 static void dot_descending_rows(T* w, std::ptrdiff_t w_row, const std::ptrdiff_t* list,
                                 std::ptrdiff_t rows, const T* d, std::ptrdiff_t columns,

@@ -92,18 +92,25 @@ def test_sleeping_threads_are_woken_for_more_work(clock, pause, repeats, expecte
 
 
 @pytest.mark.parametrize(
-    ("layers", "n_samples", "earlier"),
+    ("layers", "n_samples", "expected"),
     [
-        ([fm.Dense(5, 128)], 96, True),
-        ([fm.Dense(5, 128)], 95, False),  # too few for two parts
-        ([fm.Dense(5, 129)], 96, False),
-        ([fm.Dense(5, 128, l2=1e-3)], 96, False),
-        ([fm.Dense(5, 128), fm.Dropout(0.5)], 96, False),
+        ([fm.Dense(5, 128)], 95, 1),
+        ([fm.Dense(5, 128)], 96, 2),
+        ([fm.Dense(5, 128)], 200, 4),
+        ([fm.Dense(5, 129)], 96, 1),
+        ([fm.Dense(5, 128, l2=1e-3)], 96, 1),
+        ([fm.Dense(5, 128), fm.Dropout(0.5)], 96, 1),
     ],
 )
-def test_threads_share_a_batch_earlier_where_the_network_is_narrow(layers, n_samples, earlier):
-    layout = fm.MLP(layers).parameters.layout
-    assert (layout.exchange(n_samples) < 1) == earlier
+def test_batches_of_narrow_networks_go_in_parts(layers, n_samples, expected):
+    assert fm.MLP(layers).parameters.layout.parts(n_samples) == expected
+
+
+def test_no_thread_is_called_for_nothing(clock):
+    fm.set_num_threads(4)
+    assert backends.threads_for(1e12, pieces=3) == 3
+    fm.set_num_threads(4, work_per_thread=0)
+    assert backends.threads_for(1e12, pieces=3) == 4
 
 
 def test_threads_stay_awake_between_calls(clock):
