@@ -219,9 +219,9 @@ def set_num_threads(n: int, work_per_thread: float = WORK_PER_THREAD) -> None:
     small networks stay on one. Training steps, in which threads exchange weights, take up to
     four times as many for each, or fewer in :meth:`MLP.fit` where the network is narrow. Single
     calls take four times as many after a pause in which threads have gone to sleep. The limit at
-    start is the number of cores that the
-    process may use, or ``OMP_NUM_THREADS`` if that is smaller. The NumPy backend is
-    not concerned: NumPy's BLAS has its own setting. A forked child always runs one.
+    start is the number of cores that the process may use, or ``OMP_NUM_THREADS`` if that is
+    smaller. The NumPy backend is not concerned: NumPy's BLAS has its own setting. A forked child
+    always runs one.
 
     Parameters
     ----------

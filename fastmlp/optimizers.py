@@ -205,8 +205,8 @@ class Optimizer(ABC):
     Where gradients stay away, velocities and means fade. What has become smaller than the
     least normal number, 1.2e-38 in float32, counts as 0, and a mean of squares stops at four
     times that: they would stay among the subnormal numbers for ever, and steps would take
-    several times as long. A step from smaller squares still, which takes an `eps` below 1e-17
-    to be seen, is shorter for it.
+    several times as long. Where both gradients and `eps` are below 1e-17, this makes steps
+    shorter.
     """
 
     #: Hyperparameters whose products over all steps the update rule needs.

@@ -199,6 +199,7 @@ def _run_epoch(plan: _Plan, epoch: int, pace: Pace) -> tuple[float, int]:
 
 
 def _threads_for_steps(layout: Layout, batch_size: int, n_steps: int) -> int:
+    """Return the threads of a run of steps, by how often they meet in a step."""
     work = GRADIENT_WORK * layout.work(batch_size)
     parts = layout.parts(batch_size) if get_backend() == "cython" else 1
     if parts > 1:
