@@ -1116,7 +1116,7 @@ cdef void train_step_in_layers(
     room -= room % ROW_MULTIPLE
     cdef floating* panel = panels + thread * room
     cdef bint single = n == 1 and step.grad is NULL and net.is_dense
-    cdef Share own = share_of_thread(NORM_PARTS, thread, n_threads)
+    cdef Share own
     cdef Step storing
     sweep_up(net, batch, &share, workspace, panel)
     if single:
@@ -1128,11 +1128,13 @@ cdef void train_step_in_layers(
         storing = storing_step(step.grad)
         update_layers(net, batch, &storing, workspace, panels, room, thread, n_threads)
         team_barrier(n_threads)
+        own = share_of_thread(NORM_PARTS, thread, n_threads)
         update_clipped(net, step, panels, &own)
     elif not single:
         update_layers(net, batch, step, workspace, panels, room, thread, n_threads)
     if net.is_penalized and step.optimizer == STORE:
         team_barrier(n_threads)
+        own = share_of_thread(NORM_PARTS, thread, n_threads)
         for part in range(own.first, own.last):
             penalize_part(net, part, <floating*> step.parameters)
 
